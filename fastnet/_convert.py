@@ -1,0 +1,116 @@
+"""Conversion of what users hand over into arrays that the kernels take, or a clear error.
+
+Lists, integers, other float types, other memory orders and byte orders are harmless and converted.
+What would lose its meaning on the way (masks, sparse storage, imaginary parts, text) is refused.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def finite(value: Any, name: str) -> float:
+    """Return a hyper-parameter as a float.
+
+    Raises
+    ------
+    TypeError
+        No number.
+    ValueError
+        NaN or infinite.
+    """
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a number, got {value!r}") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be in the interval (-inf, inf), got {number}")
+    return number
+
+
+def numeric(value: Any, name: str) -> np.ndarray:
+    """Return `value` as an array of bool, integers or floats.
+
+    Raises
+    ------
+    TypeError
+        None, a masked array, a `numpy.matrix` or a sparse matrix.
+    ValueError
+        Complex numbers, text, objects, ragged lists.
+    """
+    if value is None:
+        raise TypeError(f"{name} must be an array, got None")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked array, whose mask would be "
+                        "lost; call filled()")
+    if isinstance(value, np.matrix):
+        raise TypeError(f"{name} must be a plain array, got a numpy.matrix; call numpy.asarray")
+    if hasattr(value, "tocsr"):
+        raise TypeError(f"{name} must be a dense array, got a sparse {type(value).__name__}; "
+                        "call toarray()")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def floats(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
+    """Return `value` as a C-contiguous, aligned, native array of `dtype` that the kernels take.
+
+    Without `dtype`, float32 and float16 become float32 and everything else float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `numeric`; ValueError too where a finite number would become infinite.
+    """
+    array = numeric(value, name)
+    if dtype is None:
+        dtype = np.dtype(np.float32 if array.dtype in (np.float16, np.float32) else np.float64)
+    with np.errstate(over="ignore"):
+        converted = np.require(array, dtype, ["C", "A"])
+    if array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:
+        lost = np.isinf(converted) & np.isfinite(array)
+        if lost.any():
+            index = tuple(int(i) for i in np.argwhere(lost)[0])
+            raise ValueError(f"{name}{list(index)} is {array[index]}, too large for {dtype}")
+    return converted
+
+
+def target(value: Any, n_classes: int, dtype: np.dtype) -> np.ndarray:
+    """Return labels as an int64 vector, or target rows as a matrix of `dtype`.
+
+    One dimension means labels (bool, integers, or floats that are whole numbers), two dimensions
+    mean rows of weights. Range and shape are checked where the loss is computed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `numeric`; ValueError too for floats that are not whole, for bool labels where there
+        are not two classes, and for any other number of dimensions.
+    """
+    array = numeric(value, "target")
+    if array.ndim == 2:
+        return floats(array, "target", dtype)
+    if array.ndim != 1:
+        raise ValueError("target must have 1 dimension (labels) or 2 (one-hot or soft rows), "
+                         f"got {array.ndim}")
+    if array.dtype.kind == "b" and n_classes != 2:
+        raise ValueError(f"target of bool means two classes, but the scores have {n_classes}")
+    if array.dtype.kind == "f":
+        bad = ~np.isfinite(array) | (array != np.rint(array))
+    else:
+        bad = np.zeros(len(array), bool)
+    # What does not fit int64 is out of range for any number of classes.
+    bad |= (array >= n_classes) | (array < 0)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise ValueError(f"target[{index}] is {array[index]}, but labels must be whole numbers "
+                         f"from 0 to {n_classes - 1}")
+    return np.require(array, np.intp, ["C", "A"])

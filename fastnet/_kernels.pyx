@@ -1,0 +1,47 @@
+"""The arithmetic of fastnet, and nothing else: typed loops over pointers, without the GIL.
+
+This one source is compiled once per float type and instruction set (setup.py names the modules);
+`real` is float or double and `vec` a vector register of it, each fixed when C is compiled. So a
+kernel is written once, without a branch per type. A finished module offers `table`, a capsule with
+the function table of `_table.pxd`, through which everything else reaches the kernels.
+
+Each kernel states its equation above its loop, and has a twin of the same name and meaning in
+`reference.py`. Letters are the formulas': X, W, b, Z, and dZ for the gradient of the loss by Z.
+"""
+from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport exp, isfinite, log
+
+from fastnet._table cimport KernelTable, real
+
+cdef extern from "_machine.h":
+    ctypedef float vec              # LANES reals in one register; operators work lane by lane
+    const Py_ssize_t LANES
+    vec broadcast(real x) nogil     # x in every lane
+
+include "_elementwise.pxi"
+include "_dense.pxi"
+include "_softmax.pxi"
+include "_losses.pxi"
+include "_updates.pxi"
+
+cdef KernelTable _table = KernelTable(
+    dense_forward=dense_forward,
+    dense_backward=dense_backward,
+    relu_forward=relu_forward,
+    relu_backward=relu_backward,
+    add_forward=add_forward,
+    add_backward=add_backward,
+    maximum_forward=maximum_forward,
+    maximum_backward=maximum_backward,
+    scale=scale,
+    softmax_forward=softmax_forward,
+    softmax_backward=softmax_backward,
+    softmax_cross_entropy=softmax_cross_entropy,
+    cross_entropy=cross_entropy,
+    mean_squared_error=mean_squared_error,
+    count_correct=count_correct,
+    first_bad_weight=first_bad_weight,
+    sgd_update=sgd_update,
+)
+
+table = PyCapsule_New(&_table, "fastnet.KernelTable", NULL)

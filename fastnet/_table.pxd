@@ -1,0 +1,65 @@
+"""The table of kernels: the only door between the arithmetic and the modules that call it.
+
+A kernel module (`_kernels.pyx`, compiled once per float type and instruction set) fills one table.
+All arrays are contiguous and rows are samples. Arguments stand in the order const inputs, outputs,
+dims, scalars; "or NULL" marks what may be left out. Outputs are overwritten and must not overlap
+the inputs. Kernels cannot fail: whoever calls them has checked the arguments.
+"""
+
+cdef extern from "_machine.h":
+    ctypedef float real     # float or double in a kernel module, void in a module that calls one
+
+cdef struct KernelTable:
+    # Z := X W + b, then max(Z, 0) if relu.   b or NULL
+    void (*dense_forward)(
+        const real *X, const real *W, const real *b, real *Z,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
+    # dX := dZ W^T,   dW := X^T dZ,   db := sum of the rows of dZ.   dX, dW, db each or NULL
+    void (*dense_backward)(
+        const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+
+    # Y := max(X, 0);   dX := dY where X > 0, else 0
+    void (*relu_forward)(const real *X, real *Y, Py_ssize_t size) noexcept nogil
+    void (*relu_backward)(
+        const real *X, const real *dY, real *dX, Py_ssize_t size) noexcept nogil
+    # Y := A + B;   dA := dY,   dB := dY
+    void (*add_forward)(const real *A, const real *B, real *Y, Py_ssize_t size) noexcept nogil
+    void (*add_backward)(const real *dY, real *dA, real *dB, Py_ssize_t size) noexcept nogil
+    # Y := max(A, B);   dA := dY where A >= B, else 0;   dB := dY where A < B, else 0
+    void (*maximum_forward)(
+        const real *A, const real *B, real *Y, Py_ssize_t size) noexcept nogil
+    void (*maximum_backward)(
+        const real *A, const real *B, const real *dY, real *dA, real *dB,
+        Py_ssize_t size) noexcept nogil
+    # Y := factor X, and with dY for X its own backward
+    void (*scale)(const real *X, real *Y, Py_ssize_t size, double factor) noexcept nogil
+
+    # Y := exp(X) / row sum of exp(X);   dX := Y (dY - row sum of dY Y)
+    void (*softmax_forward)(
+        const real *X, real *Y, Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+    void (*softmax_backward)(
+        const real *Y, const real *dY, real *dX,
+        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+
+    # Losses return the mean and write its gradient.   labels or T is NULL;   gradient or NULL
+    double (*softmax_cross_entropy)(
+        const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
+        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+    double (*cross_entropy)(
+        const real *P, const Py_ssize_t *labels, const real *T, real *dP,
+        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+    double (*mean_squared_error)(
+        const real *Y, const real *T, real *dY, Py_ssize_t size) noexcept nogil
+    # number of rows whose largest score stands where the target says.   labels or T is NULL
+    Py_ssize_t (*count_correct)(
+        const real *scores, const Py_ssize_t *labels, const real *T,
+        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+    # index of the first entry that cannot be a target weight (finite and >= 0), or -1
+    Py_ssize_t (*first_bad_weight)(const real *T, Py_ssize_t size) noexcept nogil
+
+    # V := momentum V + dW;   W := W - lr V, or W - lr (dW + momentum V) if nesterov
+    # V NULL: momentum is 0
+    void (*sgd_update)(
+        const real *dW, real *W, real *V, Py_ssize_t size,
+        double lr, double momentum, bint nesterov) noexcept nogil

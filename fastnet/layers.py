@@ -1,0 +1,398 @@
+"""Layers: parameters, what backward needs to remember, and one kernel call per pass.
+
+Every layer keeps the same contract, and a layer of one's own is a class that keeps it too:
+
+* `forward(x)` returns the output and remembers what `backward` will need;
+* `backward(dy)` takes the gradient of the loss by that output, leaves the gradients of the
+  parameters on the layer (overwriting the last ones) and returns the gradient by `x`;
+* `parameters()` yields `(name, value, gradient)`, arrays that optimizers change in place.
+
+Both passes return fresh arrays that the layer never touches again; with `out=` they write to an
+array of the caller's. `backward` belongs to the last `forward` and can be called once for it. It
+reads the input again, so an input that is changed between the passes changes the gradients.
+Inputs may be anything that is harmless to convert: lists, integers, other float types and memory
+orders. A converted input is a copy, and then later changes of the original are not seen.
+"""
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastnet import _ops, initializers
+from fastnet._convert import finite
+
+__all__ = ["Add", "Dense", "Layer", "Maximum", "ReLU", "Residual", "Scale", "Softmax"]
+
+Parameter = tuple[str, np.ndarray, np.ndarray]
+Seed = int | np.random.Generator | None
+
+
+def _float_type(dtype: Any) -> np.dtype:
+    """Return float32 or float64 as a native numpy.dtype; ValueError for any other."""
+    try:
+        found: np.dtype = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from error
+    if dtype is None or not found.isnative or found.name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
+
+
+def _width(value: Any, name: str) -> int:
+    """Return a number of features as a positive int, or raise TypeError or ValueError."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    try:
+        width = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an int, got {value!r}") from error
+    if width < 1:
+        raise ValueError(f"{name} must be in the interval [1, inf), got {width}")
+    return width
+
+
+class _CheckedArray:
+    """An array attribute, kept under `_name`: assigning checks the value and copies it in."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else getattr(layer, "_" + self.name)
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        array = self.__get__(layer)
+        if array is None:
+            raise ValueError(f"{self.name} cannot be assigned: the layer was made without one")
+        converted = _ops.as_floats(value, self.name, array.dtype)
+        if converted.shape != array.shape:
+            raise ValueError(f"{self.name} must have shape {array.shape}, got {converted.shape}")
+        array[...] = converted
+
+
+class Layer:
+    """Base of the layers: no parameters, and a memory that one backward uses up."""
+
+    _memory: Any = None
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield `(name, value, gradient)` for each parameter array."""
+        return iter(())
+
+    def _recall(self) -> Any:
+        """Return what forward remembered; RuntimeError if there is nothing (any more)."""
+        if self._memory is None:
+            raise RuntimeError(f"{type(self).__name__}.backward needs a forward before it, "
+                               "and can be called once for each")
+        return self._memory
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Dense(Layer):
+    """Fully connected layer: `y = x @ weight + bias`.
+
+    Backward: `dx = dy @ weight.T`, `weight_grad = x.T @ dy`, `bias_grad = sum of the rows of dy`.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Widths of input and output, at least 1.
+    bias : bool
+        Whether there is a bias.
+    weight_init, bias_init : str or callable
+        See `fastnet.initializers`.
+    dtype : {"float32", "float64"}
+        Of parameters, outputs and gradients; inputs are converted to it.
+    rng : int, numpy.random.Generator or None
+        Source of the initial values; None: different ones each time. Give several layers one
+        generator: the same int would give them the same numbers.
+
+    Attributes
+    ----------
+    weight : ndarray (in_features, out_features)
+    bias : ndarray (out_features,), or None
+    weight_grad, bias_grad : ndarray
+        Gradients, in the shapes of `weight` and `bias`; 0 until the first backward.
+        All four can be read, changed in place, and assigned: values are checked and copied in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Widths that are no positive integers, another dtype, an unknown initializer.
+    """
+
+    weight = _CheckedArray()
+    bias = _CheckedArray()
+    weight_grad = _CheckedArray()
+    bias_grad = _CheckedArray()
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight_init: "str | initializers.Initializer" = "glorot_uniform",
+        bias_init: "str | initializers.Initializer" = "zeros",
+        dtype: Any = "float32",
+        rng: Seed = None,
+    ) -> None:
+        self.in_features = _width(in_features, "in_features")
+        self.out_features = _width(out_features, "out_features")
+        self.dtype = _float_type(dtype)
+        weight_init = initializers.get(weight_init, "weight_init")
+        bias_init = initializers.get(bias_init, "bias_init")
+        generator = np.random.default_rng(rng)
+
+        self._weight = np.empty((self.in_features, self.out_features), self.dtype)
+        self._weight_grad = np.zeros_like(self._weight)
+        self._bias = np.empty(self.out_features, self.dtype) if bias else None
+        self._bias_grad = np.zeros(self.out_features, self.dtype) if bias else None
+        self.weight = weight_init((self.in_features, self.out_features), generator)
+        if bias:
+            self.bias = bias_init((self.out_features,), generator)
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `x @ weight + bias`.
+
+        Parameters
+        ----------
+        x : array_like (n, in_features)
+        out : ndarray (n, out_features), optional
+            Written to and returned; must have the layer's dtype and not overlap `x`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An input that cannot be converted, a wrong shape, an unfit `out`.
+        """
+        x = _ops.as_floats(x, "X", self.dtype)
+        y = _ops.dense_forward(x, self._weight, self._bias, out)
+        self._memory = x
+        return y
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Set `weight_grad` and `bias_grad`, and return the gradient by the input.
+
+        Parameters
+        ----------
+        dy : array_like (n, out_features)
+            Gradient of the loss by the output of the last forward.
+        out : ndarray (n, in_features), optional
+            Written to and returned.
+
+        Raises
+        ------
+        RuntimeError
+            No forward since the last backward.
+        TypeError, ValueError
+            As `forward`.
+        """
+        x = self._recall()
+        dy = _ops.as_floats(dy, "dY", self.dtype)
+        dx = _ops.dense_backward(x, self._weight, dy, out, self._weight_grad, self._bias_grad)
+        self._memory = None
+        return dx
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield `("weight", weight, weight_grad)` and, with a bias, `("bias", bias, bias_grad)`."""
+        yield "weight", self._weight, self._weight_grad
+        if self._bias is not None and self._bias_grad is not None:
+            yield "bias", self._bias, self._bias_grad
+
+    def __repr__(self) -> str:
+        bias = "" if self._bias is not None else ", bias=False"
+        dtype = "" if self.dtype == np.float32 else f', dtype="{self.dtype}"'
+        return f"Dense({self.in_features}, {self.out_features}{bias}{dtype})"
+
+
+class ReLU(Layer):
+    """Rectifier: `y = max(x, 0)`, for inputs of any shape.
+
+    Backward: `dx = dy` where `x > 0`, else 0; the derivative at 0 is 0. NaN is passed on.
+    """
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `max(x, 0)` in the shape of `x`; float32 and float64 keep their type."""
+        x = _ops.as_floats(x, "X")
+        y = _ops.relu_forward(x, out)
+        self._memory = x
+        return y
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the gradient by the input, in its shape and dtype."""
+        x = self._recall()
+        dx = _ops.relu_backward(x, _ops.as_floats(dy, "dY", x.dtype), out)
+        self._memory = None
+        return dx
+
+
+class Softmax(Layer):
+    """Softmax over each row: `y_j = exp(x_j) / sum_k exp(x_k)`.
+
+    Backward: `dx = y * (dy - (dy * y).sum(axis=1, keepdims=True))`, the Jacobian
+    `diag(y) - y y^T` times `dy`. It reads the output again, so leave that unchanged in between.
+
+    A network that is trained as a classifier ends in raw scores and `SoftmaxCrossEntropy`, which
+    is exact for scores of any size; this layer goes with `CrossEntropy`, or shows probabilities.
+    """
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the probabilities (n, n_classes) of scores `x` (n, n_classes)."""
+        y = _ops.softmax_forward(_ops.as_floats(x, "X"), out)
+        self._memory = y
+        return y
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the gradient by the input (n, n_classes)."""
+        y = self._recall()
+        dx = _ops.softmax_backward(y, _ops.as_floats(dy, "dY", y.dtype), out)
+        self._memory = None
+        return dx
+
+
+class Residual(Layer):
+    """Skip connection: `y = inner(x) + x`.
+
+    Backward: `dx = inner.backward(dy) + dy`.
+
+    Parameters
+    ----------
+    layers : sequence of layers
+        The inner chain, at least one layer; its output must have the shape of its input.
+
+    Raises
+    ------
+    TypeError
+        Something that has no `forward` and `backward`.
+    ValueError
+        No layers.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        if not self.layers:
+            raise ValueError("layers must hold at least 1 layer, got 0")
+        for layer in self.layers:
+            if not (hasattr(layer, "forward") and hasattr(layer, "backward")):
+                raise TypeError(f"layers must hold layers, got {layer!r}")
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `inner(x) + x`, in the dtype of the inner chain's output.
+
+        Raises
+        ------
+        ValueError
+            The inner chain changes the shape; and whatever its layers raise.
+        """
+        x = y = _ops.as_floats(x, "X")
+        for layer in self.layers:
+            y = layer.forward(y)
+        if y.shape != x.shape:
+            raise ValueError(f"the inner layers must keep the shape {x.shape}, got {y.shape}")
+        return _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the gradient by the input; the inner layers get their parameters' gradients."""
+        dx = dy = _ops.as_floats(dy, "dY")
+        for layer in reversed(self.layers):
+            dx = layer.backward(dx)
+        return _ops.add_forward(dx, _ops.as_floats(dy, "dY", dx.dtype), out)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield the inner layers' parameters, named `"0.weight"` and so on."""
+        for index, layer in enumerate(self.layers):
+            for name, value, gradient in layer.parameters():
+                yield f"{index}.{name}", value, gradient
+
+    def __repr__(self) -> str:
+        return f"Residual({self.layers!r})"
+
+
+def _same_type(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as arrays of one dtype: float32 if both have it, else float64."""
+    a, b = _ops.as_floats(a, "A"), _ops.as_floats(b, "B")
+    dtype = np.result_type(a, b)
+    return _ops.as_floats(a, "A", dtype), _ops.as_floats(b, "B", dtype)
+
+
+class Add(Layer):
+    """Sum of two inputs of one shape: `y = a + b`; backward: `da = dy`, `db = dy`."""
+
+    def forward(self, a: Any, b: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `a + b`. Nothing is broadcast: different shapes are a ValueError."""
+        a, b = _same_type(a, b)
+        y = _ops.add_forward(a, b, out)
+        self._memory = y.dtype, y.shape
+        return y
+
+    def backward(
+        self, dy: Any, out: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients `(da, db)` by both inputs."""
+        dtype, shape = self._recall()
+        dy = _ops.as_floats(dy, "dY", dtype)
+        if dy.shape != shape:
+            raise ValueError(f"dY must have shape {shape}, got {dy.shape}")
+        gradients = _ops.add_backward(dy, *out)
+        self._memory = None
+        return gradients
+
+
+class Maximum(Layer):
+    """Larger of two inputs of one shape: `y = max(a, b)`; on a tie the first wins.
+
+    Backward: `da = dy` where `a` was chosen, else 0; `db = dy` where `b` was, else 0.
+    """
+
+    def forward(self, a: Any, b: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `max(a, b)`; NaN where either is. Different shapes are a ValueError."""
+        a, b = _same_type(a, b)
+        y = _ops.maximum_forward(a, b, out)
+        self._memory = a, b
+        return y
+
+    def backward(
+        self, dy: Any, out: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients `(da, db)` by both inputs."""
+        a, b = self._recall()
+        gradients = _ops.maximum_backward(a, b, _ops.as_floats(dy, "dY", a.dtype), *out)
+        self._memory = None
+        return gradients
+
+
+class Scale(Layer):
+    """Constant multiple: `y = factor * x`; backward: `dx = factor * dy`.
+
+    Parameters
+    ----------
+    factor : float
+        Finite, else ValueError.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = finite(factor, "factor")
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `factor * x`, for an input of any shape."""
+        y = _ops.scale_forward(_ops.as_floats(x, "X"), self.factor, out)
+        self._memory = y.dtype, y.shape
+        return y
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `factor * dy`."""
+        dtype, shape = self._recall()
+        dy = _ops.as_floats(dy, "dY", dtype)
+        if dy.shape != shape:
+            raise ValueError(f"dY must have shape {shape}, got {dy.shape}")
+        dx = _ops.scale_backward(dy, self.factor, out)
+        self._memory = None
+        return dx
+
+    def __repr__(self) -> str:
+        return f"Scale({self.factor})"

@@ -1,0 +1,69 @@
+"""Build of the compiled modules; all that is not about compiling stands in pyproject.toml."""
+import platform
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,       # kernels use pointers; what has an index is checked before the loop
+    "wraparound": False,
+    "cdivision": True,          # C's division: divisors are sizes and sums, checked to be positive
+    "initializedcheck": False,
+    "embedsignature": True,     # help() shows arguments
+}
+
+FLAGS = [
+    "-O3",                      # -O2 leaves the tiles' constant loops rolled up
+    "-fno-math-errno",          # lets sqrt and rounding become vector instructions
+    "-fno-trapping-math",       # lets both sides of a comparison be computed; values are unchanged
+    "-g0",                      # no debug sections: they are most of a module's size
+]
+
+# Instruction sets, each a build of the kernels of its own; fastnet/_ops.pyx chooses at import.
+# The baseline is what the compiler makes without being asked, on any architecture.
+ISAS = {"baseline": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISAS["x86-64-v3"] = ["-march=x86-64-v3"]
+    ISAS["x86-64-v4"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+
+DTYPES = {"float32": "float", "float64": "double"}
+
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+
+
+def extension(name, source, macros=(), flags=()):
+    """One compiled module. `source` may serve several modules, each translated into its own folder.
+
+    Flags are set after cythonize, which would otherwise mix those of modules that share a source.
+    """
+    import numpy
+
+    build_dir = f"build/cython/{name}"
+    [module] = cythonize(
+        Extension(name, [source]), build_dir=build_dir, compiler_directives=DIRECTIVES, quiet=True
+    )
+    module.define_macros = [*MACROS, *macros]
+    module.extra_compile_args = [*FLAGS, *flags]
+    module.include_dirs = ["fastnet", numpy.get_include()]
+    return module
+
+
+def kernels(dtype, isa):
+    """The kernels for one float type and instruction set."""
+    name = f"fastnet._kernels_{dtype}_{isa}".replace("-", "_")
+    macros = [
+        ("FASTNET_REAL", DTYPES[dtype]),
+        # A tile is unrolled only where its constant sizes are known: inside its caller.
+        ("CYTHON_INLINE", "inline __attribute__((always_inline))"),
+    ]
+    return extension(name, "fastnet/_kernels.pyx", macros, ISAS[isa])
+
+
+setup(
+    ext_modules=[
+        extension("fastnet._ops", "fastnet/_ops.pyx"),
+        *(kernels(dtype, isa) for dtype in DTYPES for isa in ISAS),
+    ],
+    options={"build_ext": {"parallel": True}},
+)
