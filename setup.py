@@ -11,6 +11,7 @@ DIRECTIVES = {
     "cdivision": True,          # C's division: divisors are sizes and sums, checked to be positive
     "initializedcheck": False,
     "embedsignature": True,     # help() shows arguments
+    "autotestdict": False,      # no __test__ dictionary: doctests are not kept in compiled code
 }
 
 FLAGS = [

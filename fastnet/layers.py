@@ -15,6 +15,7 @@ orders. A converted input is a copy, and then later changes of the original are 
 """
 
 import operator
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -123,6 +124,8 @@ class Dense(Layer):
     ------
     TypeError, ValueError
         Widths that are no positive integers, another dtype, an unknown initializer.
+    MemoryError
+        More weights than memory holds.
     """
 
     weight = _CheckedArray()
@@ -147,6 +150,8 @@ class Dense(Layer):
         weight_init = initializers.get(weight_init, "weight_init")
         bias_init = initializers.get(bias_init, "bias_init")
         generator = np.random.default_rng(rng)
+        if self.in_features * self.out_features > sys.maxsize // self.dtype.itemsize:
+            raise MemoryError(f"no memory holds {self.in_features} x {self.out_features} weights")
 
         self._weight = np.empty((self.in_features, self.out_features), self.dtype)
         self._weight_grad = np.zeros_like(self._weight)

@@ -1,0 +1,156 @@
+"""Plant bugs, one at a time, and see that the tests named for each of them fail.
+
+    python scripts/seeded_bugs.py              all of them
+    python scripts/seeded_bugs.py softmax      those whose name contains the word
+
+Works on a copy of the source tree: a bug is one replacement of text, the copy is built again, and
+the test file must fail. A bug that no test notices, or a replacement that fits nowhere, ends the
+run with status 1. Needs what the tests need, and Cython, setuptools and a compiler.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Bug(NamedTuple):
+    name: str
+    file: str
+    right: str
+    wrong: str
+    test: str = "test_kernels.py"
+
+
+BUGS = [
+    Bug("1/n left out of the gradient", "_losses.pxi",
+        "(weights * (exp(x[j] - shift) / total) - weight) / n)",
+        "(weights * (exp(x[j] - shift) / total) - weight))"),
+    Bug("1/n taken twice in the squared error", "_losses.pxi",
+        "dY[i] = <real>(2 * difference / size)", "dY[i] = <real>(2 * difference / size / size)"),
+    Bug("weight transposed in dX", "_dense.pxi",
+        "dots_product(dZ, W, dX, n, n_out, n_in)",
+        "add_product(dZ, n_out, 1, W, dX, n, min(n_in, n_out), n_in)"),
+    Bug("bias gradient missing", "_dense.pxi",
+        "        sum_rows(dZ, db, n, n_out)", "        pass"),
+    Bug("bias not added", "_dense.pxi", "b[j] if b != NULL else 0", "0"),
+    Bug("ReLU mask off by one", "_elementwise.pxi",
+        "dX[i] = 0 if X[i] <= 0 else dY[i]",
+        "dX[i] = 0 if X[(i + 1) % size] <= 0 else dY[i]"),
+    Bug("relu'(0) is 1", "_elementwise.pxi",
+        "dX[i] = 0 if X[i] <= 0 else dY[i]", "dX[i] = 0 if X[i] < 0 else dY[i]"),
+    Bug("ReLU hides NaN", "_elementwise.pxi",
+        "Y[i] = 0 if X[i] <= 0 else X[i]", "Y[i] = X[i] if X[i] > 0 else 0"),
+    Bug("softmax without the maximum", "_softmax.pxi",
+        "shift = row_maximum(x, n_classes)", "shift = 0"),
+    Bug("cross-entropy without the maximum", "_losses.pxi",
+        "shift = row_maximum(x, n_classes)", "shift = 0"),
+    Bug("softmax backward with I - y y^T", "_softmax.pxi",
+        "<real>(y[j] * (dy[j] - dot))", "<real>(dy[j] - y[j] * dot)"),
+    Bug("second largest of equals wins", "_elementwise.pxi",
+        "return a >= b or a != a", "return a > b or a != a"),
+    Bug("narrow columns forgotten", "_dense.pxi", "    if j < n:  ", "    if j + 1 < n:  "),
+    Bug("tail of a scalar product dropped", "_dense.pxi",
+        "for q in range(p, k):", "for q in range(p, k - 1):"),
+    Bug("tile writes one row too many", "_dense.pxi",
+        "    while i + ROWS <= m:", "    while i + ROWS <= m + 1:"),
+    Bug("bias sums in the array's type", "_dense.pxi",
+        "cdef double total[BAND]", "cdef real total[BAND]"),
+    Bug("losses summed in float", "_losses.pxi",
+        "cdef double difference, loss = 0", "cdef float difference, loss = 0"),
+    Bug("label off by one", "_losses.pxi",
+        "else labels[i] == j", "else labels[i] == j + 1"),
+    Bug("a weight of 0 times infinity", "_losses.pxi",
+        "            if weight != 0:\n                loss += weight",
+        "            if True:\n                loss += weight"),
+    Bug("Nesterov without the look ahead", "_updates.pxi",
+        "dW[i] + mu * V[i] if nesterov else V[i]", "V[i]"),
+    Bug("velocity forgets the gradient's share", "_updates.pxi",
+        "V[i] = mu * V[i] + dW[i]", "V[i] = mu * V[i] + (1 - mu) * dW[i]"),
+    Bug("unaligned arrays let through", "_ops.pyx",
+        "    if not cnp.PyArray_ISCARRAY_RO(array):\n        raise",
+        "    if not cnp.PyArray_IS_C_CONTIGUOUS(array):\n        raise",
+        "test_bad_inputs.py"),
+    Bug("outputs may overlap inputs", "_ops.pyx",
+        "        if a is not None and overlap(out, a):",
+        "        if False and overlap(out, a):", "test_bad_inputs.py"),
+    Bug("negative labels let through", "_ops.pyx",
+        "if labels[i] < 0 or labels[i] >= n_classes:", "if labels[i] >= n_classes:",
+        "test_bad_inputs.py"),
+    Bug("read-only outputs written to", "_ops.pyx",
+        "    if not cnp.PyArray_ISWRITEABLE(array):", "    if False:", "test_bad_inputs.py"),
+    Bug("first parameter updated before the second is checked", "_ops.pyx",
+        "        apart(v, \"velocity\", dw, \"gradient\")\n",
+        "        apart(v, \"velocity\", dw, \"gradient\")\n"
+        "        kernels_for(w).sgd_update(pointer(dw), pointer(w), pointer(v),\n"
+        "                                  cnp.PyArray_SIZE(w), lr, momentum, nesterov)\n",
+        "test_bad_inputs.py"),
+    Bug("backward can be called twice", "layers.py",
+        "        self._memory = None\n", "", "test_bad_inputs.py"),
+    Bug("assigned arrays are kept, not copied", "layers.py",
+        "        array[...] = converted", "        setattr(layer, \"_\" + self.name, converted)",
+        "test_layers.py"),
+    Bug("overflow in conversion unnoticed", "_convert.py",
+        "        if lost.any():", "        if False:", "test_bad_inputs.py"),
+    Bug("gradients not handed over once", "losses.py",
+        "        self._gradient = None\n        return", "        return", "test_bad_inputs.py"),
+]
+
+
+def run(*command: str, tree: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+
+
+def build(tree: Path) -> None:
+    done = run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", tree=tree)
+    if done.returncode:
+        sys.exit(f"the build failed:\n{done.stdout}{done.stderr}")
+
+
+def caught(bug: Bug, tree: Path) -> bool:
+    """Plant the bug, build, run its test file, and put things right again."""
+    path = tree / "fastnet" / bug.file
+    text = path.read_text()
+    if bug.right not in text:
+        sys.exit(f"{bug.name}: {bug.file} does not contain\n{bug.right}")
+    path.write_text(text.replace(bug.right, bug.wrong))
+    if path.suffix != ".py":
+        build(tree)
+    done = run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+               f"tests/{bug.test}", tree=tree)
+    path.write_text(text)
+    # Status 1: a test failed. A crash (a negative status) is noticed as well.
+    return done.returncode == 1 or done.returncode < 0
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    bugs = [bug for bug in BUGS if word in bug.name]
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in ("fastnet", "tests"):
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "*.c"))
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, tree)
+        build(tree)
+        for test in sorted({bug.test for bug in bugs}):
+            if run(sys.executable, "-m", "pytest", "-q", f"tests/{test}", tree=tree).returncode:
+                sys.exit(f"{test} fails without any bug")
+        for bug in bugs:
+            found = caught(bug, tree)
+            print(f"{'caught' if found else 'MISSED'}  {bug.test:20}  {bug.name}", flush=True)
+            if not found:
+                missed.append(bug.name)
+    print(f"{len(bugs) - len(missed)} of {len(bugs)} seeded bugs caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Which kernels are in use, and that each build of them passes the kernel tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastnet import _ops
+
+KERNEL_TESTS = Path(__file__).with_name("test_kernels.py")
+
+
+def run(isa, *command):
+    return subprocess.run([sys.executable, *command], env={**os.environ, "FASTNET_ISA": isa},
+                          capture_output=True, text=True, timeout=600)
+
+
+def test_the_best_available_is_the_default():
+    expected = os.environ.get("FASTNET_ISA") or _ops.available_isas()[0]
+    assert _ops.isa == expected
+    assert _ops.available_isas()[-1] == "baseline"
+
+
+@pytest.mark.parametrize("isa", [isa for isa in _ops.available_isas() if isa != _ops.isa])
+def test_the_kernel_tests_pass_on_every_other_instruction_set(isa):
+    used = run(isa, "-c", "from fastnet import _ops; print(_ops.isa)")
+    assert used.stdout.strip() == isa
+    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_TESTS))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("isa", ["x86-64-v9", "avx2", "BASELINE"])
+def test_an_unavailable_one_is_an_error(isa):
+    done = run(isa, "-c", "import fastnet")
+    assert done.returncode != 0
+    assert f"ImportError: FASTNET_ISA is '{isa}', but available here are" in done.stderr

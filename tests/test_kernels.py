@@ -1,0 +1,407 @@
+"""Every kernel against two witnesses: the pure-Python reference and central differences.
+
+Tolerances are error bounds, not guesses. A sum of k products that is added up in any order in a
+type with unit eps is off by at most about k * eps * (sum of the absolute products); `product_bound`
+computes that for the very numbers of the test, with 2 more roundings for the bias and the final
+store, and twice, since in float64 the reference rounds as well. Functions that round a handful of
+times per element are compared to a few eps of the largest value involved.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastnet import _ops, reference
+
+SIZES = [*range(1, 34), 37, 53, 67, 101, 127]       # vector tails, tile edges, some primes
+
+
+def draw(rng, dtype, *shape):
+    return rng.normal(size=shape).astype(dtype)
+
+
+def exact(*arrays):
+    """The arrays in float64, where sums of their products are as good as exact."""
+    return [a.astype(np.float64) for a in arrays]
+
+
+def product_bound(A, B, dtype):
+    A, B = exact(A, B)
+    return 2 * (A.shape[1] + 2) * np.finfo(dtype).eps * (np.abs(A) @ np.abs(B) + 1)
+
+
+def assert_within(found, expected, bound):
+    found = np.asarray(found, dtype=np.float64)
+    assert found.shape == np.shape(expected)
+    assert np.all(np.abs(found - expected) <= bound), np.max(np.abs(found - expected) / bound)
+
+
+def assert_close(found, expected, n_eps):
+    """Equal to `n_eps` units in the last place of the largest value (at least of 1)."""
+    eps = np.finfo(np.asarray(found).dtype).eps
+    assert_within(found, expected, n_eps * eps * max(1.0, np.max(np.abs(expected), initial=0)))
+
+
+# ---- Dense -----------------------------------------------------------------------------------
+
+SHAPES = sorted({shape for s in SIZES for shape in [(s, 5, 7), (3, s, 4), (4, 6, s)]})
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dense_agrees_with_the_reference(shape, dtype, rng):
+    n, n_in, n_out = shape
+    X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
+    dZ = draw(rng, dtype, n, n_out)
+
+    Z = _ops.dense_forward(X, W, b)
+    assert_within(Z, reference.dense_forward(X.tolist(), W.tolist(), b.tolist()),
+                  product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps)
+    without_bias = _ops.dense_forward(X, W)
+    assert_within(without_bias, reference.dense_forward(X.tolist(), W.tolist()),
+                  product_bound(X, W, dtype))
+    rectified = _ops.dense_forward(X, W, b, relu=True)
+    assert np.array_equal(rectified, np.maximum(Z, 0))
+
+    dW, db = np.empty_like(W), np.empty_like(b)
+    dX = _ops.dense_backward(X, W, dZ, dW=dW, db=db)
+    expected = reference.dense_backward(X.tolist(), W.tolist(), dZ.tolist())
+    assert_within(dX, expected[0], product_bound(dZ, W.T, dtype))
+    assert_within(dW, expected[1], product_bound(X.T, dZ, dtype))
+    assert_within(db, expected[2], product_bound(np.ones((1, n), dtype), dZ, dtype)[0])
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 3, 7, 8, 9, 16, 33])
+def test_dense_at_every_width_and_batch_writes_its_outputs_and_nothing_else(n_in, dtype, rng):
+    """Outputs lie between guards that must stay, and start as NaN that must not."""
+    guard = 64
+    for n, n_out in itertools.product(range(1, 34), repeat=2):
+        X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
+        dZ = draw(rng, dtype, n, n_out)
+        sizes = {"Z": (n, n_out), "dX": (n, n_in), "dW": (n_in, n_out), "db": (n_out,)}
+        memory = {k: np.full(2 * guard + int(np.prod(s)), np.nan, dtype) for k, s in sizes.items()}
+        for block in memory.values():
+            block[:guard] = block[-guard:] = 7.0
+        out = {k: memory[k][guard:-guard].reshape(s) for k, s in sizes.items()}
+
+        _ops.dense_forward(X, W, b, out["Z"])
+        _ops.dense_backward(X, W, dZ, out["dX"], out["dW"], out["db"])
+
+        X, W, b, dZ = exact(X, W, b, dZ)
+        assert_within(out["Z"], X @ W + b,
+                      product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps)
+        assert_within(out["dX"], dZ @ W.T, product_bound(dZ, W.T, dtype))
+        assert_within(out["dW"], X.T @ dZ, product_bound(X.T, dZ, dtype))
+        assert_within(out["db"], dZ.sum(0), product_bound(np.ones((1, n)), dZ, dtype)[0])
+        for block in memory.values():
+            assert np.all(block[:guard] == 7) and np.all(block[-guard:] == 7)
+
+
+def test_dense_with_bias_starts_from_it_and_zero_input_gives_it(dtype):
+    b = np.arange(1, 36, dtype=dtype)
+    Z = _ops.dense_forward(np.zeros((3, 2), dtype), np.ones((2, 35), dtype), b)
+    assert np.array_equal(Z, np.tile(b, (3, 1)))
+
+
+def test_dense_backward_parts_can_be_left_out(dtype, rng):
+    X, W, dZ = draw(rng, dtype, 9, 5), draw(rng, dtype, 5, 7), draw(rng, dtype, 9, 7)
+    dW, db = np.empty_like(W), np.empty(7, dtype)
+    dX = _ops.dense_backward(X, W, dZ, dW=dW, db=db)
+    assert np.array_equal(_ops.dense_backward(X, W, dZ), dX)
+    only_dW, only_db = np.full_like(dW, np.nan), np.full_like(db, np.nan)
+    assert _ops.dense_backward(X, W, dZ, dW=only_dW, input_gradient=False) is None
+    assert _ops.dense_backward(X, W, dZ, db=only_db, input_gradient=False) is None
+    assert np.array_equal(only_dW, dW) and np.array_equal(only_db, db)
+
+
+def test_gradients_are_overwritten_not_added_to(dtype, rng):
+    X, W, dZ = draw(rng, dtype, 9, 5), draw(rng, dtype, 5, 7), draw(rng, dtype, 9, 7)
+    dW, db = np.empty_like(W), np.empty(7, dtype)
+    _ops.dense_backward(X, W, dZ, dW=dW, db=db)
+    again_dW, again_db = dW.copy(), db.copy()
+    _ops.dense_backward(X, W, dZ, dW=again_dW, db=again_db)
+    assert np.array_equal(again_dW, dW) and np.array_equal(again_db, db)
+
+
+def test_dense_with_no_rows(dtype):
+    X, W, b = np.empty((0, 3), dtype), np.ones((3, 2), dtype), np.ones(2, dtype)
+    assert _ops.dense_forward(X, W, b).shape == (0, 2)
+    dW, db = np.ones((3, 2), dtype), np.ones(2, dtype)
+    dX = _ops.dense_backward(X, W, np.empty((0, 2), dtype), dW=dW, db=db)
+    assert dX.shape == (0, 3) and not dW.any() and not db.any()
+
+
+def test_long_bias_sums_are_taken_in_double():
+    """2 ** 24 + 1 is no float32: a float32 sum of ones would stop at 2 ** 24."""
+    dZ = np.ones((2**24 + 8, 1), np.float32)
+    db = np.empty(1, np.float32)
+    _ops.dense_backward(dZ, np.ones((1, 1), np.float32), dZ, db=db, input_gradient=False)
+    assert db[0] == 2**24 + 8
+
+
+# ---- Element by element ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("size", SIZES)
+def test_elementwise_kernels_equal_the_reference(size, dtype, rng):
+    """At most one rounding per element: both must give the same number, rounded to the dtype."""
+    A, B, dY = (draw(rng, dtype, 3, size) for _ in range(3))
+    A[0, 0] = B[0, 0]                                   # a tie
+    A[1, 0], B[2, 0] = 0, -0.0
+    a, b, dy = A.tolist(), B.tolist(), dY.tolist()
+
+    def same(found, expected):
+        assert np.array_equal(found, np.array(expected).astype(dtype))
+
+    same(_ops.relu_forward(A), reference.relu_forward(a))
+    same(_ops.relu_backward(A, dY), reference.relu_backward(a, dy))
+    same(_ops.add_forward(A, B), reference.add_forward(a, b))
+    for found, expected in zip(_ops.add_backward(dY), reference.add_backward(dy), strict=True):
+        same(found, expected)
+    same(_ops.maximum_forward(A, B), reference.maximum_forward(a, b))
+    for found, expected in zip(_ops.maximum_backward(A, B, dY),
+                               reference.maximum_backward(a, b, dy), strict=True):
+        same(found, expected)
+    same(_ops.scale_forward(A, 3.0), reference.scale_forward(a, 3.0))
+    same(_ops.scale_backward(dY, -0.5), reference.scale_backward(dy, -0.5))
+
+
+def test_maximum_on_a_tie_lets_the_first_win(dtype):
+    A, B = np.array([1, 2], dtype), np.array([1, 3], dtype)
+    dA, dB = _ops.maximum_backward(A, B, np.array([5, 7], dtype))
+    assert dA.tolist() == [5, 0] and dB.tolist() == [0, 7]
+
+
+def test_relu_at_zero_and_its_mask(dtype):
+    X = np.array([-2, -0.0, 0.0, np.finfo(dtype).tiny, 3], dtype)
+    Y = _ops.relu_forward(X)
+    assert Y.tolist() == [0, 0, 0, np.finfo(dtype).tiny, 3]
+    assert not np.signbit(Y).any()                      # -0.0 becomes 0.0
+    assert _ops.relu_backward(X, np.ones(5, dtype)).tolist() == [0, 0, 0, 1, 1]
+
+
+def test_nan_and_infinity_are_passed_on(dtype):
+    nan, inf = np.nan, np.inf
+    X = np.array([nan, inf, -inf, 1], dtype)
+    ones = np.ones(4, dtype)
+    np.testing.assert_array_equal(_ops.relu_forward(X), [nan, inf, 0, 1])
+    np.testing.assert_array_equal(_ops.relu_backward(X, ones), [1, 1, 0, 1])
+    np.testing.assert_array_equal(_ops.relu_backward(ones, X), X)
+    np.testing.assert_array_equal(_ops.maximum_forward(X, ones), [nan, inf, 1, 1])
+    np.testing.assert_array_equal(_ops.maximum_forward(ones, X), [nan, inf, 1, 1])
+    np.testing.assert_array_equal(_ops.add_forward(X, ones), [nan, inf, -inf, 2])
+    rows = X.reshape(1, 4)
+    assert np.isnan(_ops.dense_forward(rows, np.ones((4, 35), dtype))).all()
+    assert np.isnan(_ops.dense_forward(rows, np.ones((4, 35), dtype), relu=True)).all()
+    for position in range(4):
+        row = np.zeros((1, 4), dtype)
+        row[0, position] = nan
+        assert np.isnan(_ops.softmax_forward(row)).all()
+        loss, gradient = _ops.softmax_cross_entropy(row, np.array([1]))
+        assert np.isnan(loss) and np.isnan(gradient).all()
+
+
+# ---- Softmax and losses ----------------------------------------------------------------------
+
+def targets(rng, dtype, n, n_classes):
+    """All forms of a target, and what the reference takes for each."""
+    labels = rng.integers(n_classes, size=n)
+    one_hot = np.eye(n_classes, dtype=dtype)[labels]
+    soft = rng.dirichlet(np.ones(n_classes), n).astype(dtype)
+    weights = (3 * rng.random((n, n_classes))).astype(dtype)
+    weights[0] = 0                                      # a row that counts for nothing
+    return {"labels": labels, "one-hot": one_hot, "soft": soft, "weights": weights}
+
+
+@pytest.mark.parametrize("form", ["labels", "one-hot", "soft", "weights"])
+@pytest.mark.parametrize("size", SIZES)
+def test_softmax_and_losses_agree_with_the_reference(size, form, dtype, rng):
+    """exp, log and sums are double inside; the result is rounded once or twice: 4 eps."""
+    for n, n_classes in [(3, size), (size, 4)]:
+        X = (4 * draw(rng, dtype, n, n_classes))
+        dY = draw(rng, dtype, n, n_classes)
+        T = targets(rng, dtype, n, n_classes)[form]
+
+        Y = _ops.softmax_forward(X)
+        assert_close(Y, reference.softmax_forward(X.tolist()), 4)
+        assert_close(_ops.softmax_backward(Y, dY),
+                     reference.softmax_backward(Y.tolist(), dY.tolist()), 4)
+
+        loss, gradient = _ops.softmax_cross_entropy(X, T)
+        expected, expected_gradient = reference.softmax_cross_entropy(X.tolist(), T.tolist())
+        assert isinstance(loss, float)
+        # Losses are double whatever the dtype; n * n_classes terms of them are added up.
+        assert loss == pytest.approx(expected, rel=n * n_classes * 1e-15, abs=1e-15)
+        assert_close(gradient, expected_gradient, 4)
+
+        P = np.maximum(Y, np.finfo(dtype).tiny)
+        loss, gradient = _ops.cross_entropy(P, T)
+        expected, expected_gradient = reference.cross_entropy(P.tolist(), T.tolist())
+        assert loss == pytest.approx(expected, rel=n * n_classes * 1e-15, abs=1e-15)
+        assert_close(gradient, expected_gradient, 4)
+
+        assert _ops.count_correct(X, T) == reference.count_correct(X.tolist(), T.tolist())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mean_squared_error_agrees_with_the_reference(size, dtype, rng):
+    Y, T = draw(rng, dtype, 3, size), draw(rng, dtype, 3, size)
+    loss, gradient = _ops.mean_squared_error(Y, T)
+    expected, expected_gradient = reference.mean_squared_error(Y.tolist(), T.tolist())
+    assert loss == pytest.approx(expected, rel=3 * size * 1e-15)
+    assert_close(gradient, expected_gradient, 2)
+
+
+def test_count_correct_counts_the_first_of_equals_and_nan_as_largest(dtype):
+    scores = np.array([[1, 1, 0], [0, np.nan, 5], [2, 3, 3], [1, 2, 0]], dtype)
+    assert _ops.count_correct(scores, np.argmax(scores, axis=1)) == 4
+    assert _ops.count_correct(scores, np.array([1, 2, 2, 0])) == 0
+
+
+def test_softmax_of_scores_of_any_finite_size(dtype):
+    X = np.array([[1e30, -1e30, 1e30], [1000, 1001, 1000], [-1e30, -1e30, -1e30]], dtype)
+    e = np.exp(1)
+    expected = [[0.5, 0, 0.5], [1 / (2 + e), e / (2 + e), 1 / (2 + e)], [1 / 3] * 3]
+    assert_close(_ops.softmax_forward(X), np.array(expected), 1)
+
+
+def test_scores_of_any_finite_size_have_their_exact_loss(dtype):
+    X = np.array([[1e30, -1e30], [1e30, 1e30], [-1e30, -1e30]], dtype)
+    wrong = float(X[0, 0]) - float(X[0, 1])
+    loss, gradient = _ops.softmax_cross_entropy(X, np.array([1, 0, 1]))
+    assert loss == pytest.approx((wrong + 2 * np.log(2)) / 3, rel=1e-15)
+    assert_close(gradient, np.array([[1, -1], [-0.5, 0.5], [0.5, -0.5]]) / 3, 1)
+    assert _ops.softmax_cross_entropy(X[:1], np.array([0]))[0] == 0.0
+
+
+def test_a_weight_of_zero_contributes_zero_even_at_minus_infinity(dtype):
+    X = np.array([[0.0, -np.inf]], dtype)
+    for target in (np.array([0]), np.array([[1, 0]], dtype)):
+        loss, gradient = _ops.softmax_cross_entropy(X, target)
+        assert loss == 0.0 and gradient.tolist() == [[0, 0]]
+    loss, gradient = _ops.softmax_cross_entropy(X, np.array([1]))
+    assert loss == np.inf and gradient.tolist() == [[1, -1]]
+    loss, gradient = _ops.cross_entropy(np.array([[1, 0]], dtype), np.array([0]))
+    assert loss == 0.0 and gradient.tolist() == [[-1, 0]]
+
+
+def test_all_scores_minus_infinity_give_nan(dtype):
+    X = np.full((1, 3), -np.inf, dtype)
+    assert np.isnan(_ops.softmax_cross_entropy(X, np.array([0]))[0])
+
+
+def test_long_losses_are_summed_in_double():
+    """Equal scores of n rows: the mean is log 2 to the last digits, in float32 as well."""
+    X = np.zeros((100_003, 2), np.float32)
+    loss, _ = _ops.softmax_cross_entropy(X, np.zeros(len(X), np.int64))
+    assert loss == pytest.approx(np.log(2), rel=1e-11)      # 1e5 roundings of 1e-16
+    loss, _ = _ops.mean_squared_error(np.full(100_003, 0.1, np.float32),
+                                      np.zeros(100_003, np.float32))
+    assert loss == pytest.approx(float(np.float32(0.1)) ** 2, rel=1e-11)
+
+
+# ---- Central differences ---------------------------------------------------------------------
+# In float64 with step h = 1e-5 the central difference is off by about h^2 = 1e-10 (third
+# derivative) plus eps / h = 2e-11 (rounding), times values of order 1 to 10: 1e-8 is allowed.
+
+H = 1e-5
+
+
+def central_difference(function, array):
+    gradient = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        value = array[index]
+        array[index] = value + H
+        above = function()
+        array[index] = value - H
+        below = function()
+        array[index] = value
+        gradient[index] = (above - below) / (2 * H)
+    return gradient
+
+
+def assert_gradient(found, function, array):
+    np.testing.assert_allclose(found, central_difference(function, array), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (2, 3, 2), (5, 4, 17), (3, 19, 5), (7, 2, 9)], ids=str)
+def test_dense_backward_is_the_derivative(shape, rng):
+    n, n_in, n_out = shape
+    X, W, b = rng.normal(size=(n, n_in)), rng.normal(size=(n_in, n_out)), rng.normal(size=n_out)
+    R = rng.normal(size=(n, n_out))                     # loss = sum of R * Z, so dZ = R
+    dW, db = np.empty_like(W), np.empty_like(b)
+    dX = _ops.dense_backward(X, W, R, dW=dW, db=db)
+
+    def loss():
+        return float(np.sum(R * _ops.dense_forward(X, W, b)))
+
+    for gradient, array in [(dX, X), (dW, W), (db, b)]:
+        assert_gradient(gradient, loss, array)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 33])
+def test_elementwise_backwards_are_the_derivatives(size, rng):
+    A, B = rng.normal(size=(2, size)), rng.normal(size=(2, size))
+    A += np.sign(A) * 10 * H                            # away from the kinks at 0 and at A = B
+    B += np.sign(B - A) * 10 * H
+    R = rng.normal(size=(2, size))
+
+    def weighted(Y):
+        return float(np.sum(R * Y))
+
+    assert_gradient(_ops.relu_backward(A, R), lambda: weighted(_ops.relu_forward(A)), A)
+    assert_gradient(_ops.scale_backward(R, 2.5), lambda: weighted(_ops.scale_forward(A, 2.5)), A)
+    for gradient, array in zip(_ops.add_backward(R), (A, B), strict=True):
+        assert_gradient(gradient, lambda: weighted(_ops.add_forward(A, B)), array)
+    for gradient, array in zip(_ops.maximum_backward(A, B, R), (A, B), strict=True):
+        assert_gradient(gradient, lambda: weighted(_ops.maximum_forward(A, B)), array)
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 10, 33])
+def test_softmax_and_loss_gradients_are_the_derivatives(n_classes, rng):
+    X, R = rng.normal(size=(4, n_classes)), rng.normal(size=(4, n_classes))
+    assert_gradient(_ops.softmax_backward(_ops.softmax_forward(X), R),
+                    lambda: float(np.sum(R * _ops.softmax_forward(X))), X)
+    P = rng.uniform(0.2, 1.0, size=(4, n_classes))
+    for T in targets(rng, np.float64, 4, n_classes).values():
+        assert_gradient(_ops.softmax_cross_entropy(X, T)[1],
+                        lambda T=T: _ops.softmax_cross_entropy(X, T)[0], X)
+        assert_gradient(_ops.cross_entropy(P, T)[1], lambda T=T: _ops.cross_entropy(P, T)[0], P)
+    assert_gradient(_ops.mean_squared_error(X, R)[1],
+                    lambda: _ops.mean_squared_error(X, R)[0], X)
+
+
+def test_softmax_then_cross_entropy_equals_the_fused_kernel(dtype, rng):
+    """Two routes to one gradient; the long one rounds p, t / p and their products: 8 eps."""
+    X = draw(rng, dtype, 20, 7)
+    for T in targets(rng, dtype, 20, 7).values():
+        loss, gradient = _ops.softmax_cross_entropy(X, T)
+        Y = _ops.softmax_forward(X)
+        by_hand, dY = _ops.cross_entropy(Y, T)
+        assert by_hand == pytest.approx(loss, rel=8 * float(np.finfo(dtype).eps))
+        assert_close(_ops.softmax_backward(Y, dY), gradient.astype(np.float64), 8)
+
+
+# ---- SGD -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("size", SIZES)
+def test_sgd_update_agrees_with_the_reference(size, momentum, nesterov, dtype, rng):
+    """Three steps; lr and momentum are rounded to the dtype, then about 4 roundings a step."""
+    W, V = draw(rng, dtype, size), np.zeros(size, dtype)
+    lr, momentum = float(dtype.type(0.1)), float(dtype.type(momentum))
+    expected_W, expected_V = W.tolist(), V.tolist()
+    for _ in range(3):
+        dW = draw(rng, dtype, size)
+        _ops.sgd_update([dW], [W], [V], lr, momentum, nesterov)
+        expected_W, expected_V = reference.sgd_update(
+            dW.tolist(), expected_W, expected_V, lr, momentum, nesterov)
+    assert_close(W, expected_W, 12)
+    assert_close(V, expected_V, 12)
+
+
+def test_sgd_update_without_velocity_is_plain_descent(dtype, rng):
+    W, dW = draw(rng, dtype, 33), draw(rng, dtype, 33)
+    expected = W - dtype.type(0.5) * dW
+    _ops.sgd_update([dW], [W], [None], 0.5)
+    np.testing.assert_array_equal(W, expected)              # halving is exact: one rounding
