@@ -9,6 +9,13 @@ Layers have `forward(x)` and `backward(dy)`, losses `forward(y, target)` and `ba
 optimizers `step(layers)`. Rows are samples, weights are (in_features, out_features).
 """
 
+try:
+    from fastnet import _ops  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "fastnet's compiled modules are not here. Where its source stands, Python finds the source "
+        "first: start it in another folder, or install with `pip install -e .`"
+    ) from error
 from fastnet import initializers
 from fastnet.digits import load_digits
 from fastnet.layers import Add, Dense, Layer, Maximum, ReLU, Residual, Scale, Softmax

@@ -31,6 +31,13 @@ static inline vec broadcast(real x) { return x - (vec){0}; }
 typedef void real;
 #endif /* FASTNET_REAL */
 
+/* Clang's version string names it, gcc's is the bare number. */
+#ifdef __clang__
+#define FASTNET_COMPILER __VERSION__
+#else
+#define FASTNET_COMPILER "gcc " __VERSION__
+#endif
+
 /* The x86-64 levels that processor and operating system allow, as the psABI defines them.
  * __builtin_cpu_supports asks both (it reads XCR0 before it reports AVX registers). */
 #if defined(__x86_64__)

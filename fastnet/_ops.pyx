@@ -23,7 +23,7 @@ cnp.import_array()
 cdef extern from "_machine.h":
     int cpu_has_x86_64_v3()
     int cpu_has_x86_64_v4()
-    const char *COMPILER "__VERSION__"
+    const char *FASTNET_COMPILER
 
 
 # ---- The kernels in use ----------------------------------------------------------------------
@@ -43,8 +43,8 @@ def available_isas():
 
 
 def compiler():
-    """Return the version of the compiler that built this module."""
-    return COMPILER.decode()
+    """Return name and version of the compiler that built this module."""
+    return FASTNET_COMPILER.decode()
 
 
 cdef const KernelTable *load(str dtype, str isa) except NULL:

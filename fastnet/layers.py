@@ -12,6 +12,8 @@ array of the caller's. `backward` belongs to the last `forward` and can be calle
 reads the input again, so an input that is changed between the passes changes the gradients.
 Inputs may be anything that is harmless to convert: lists, integers, other float types and memory
 orders. A converted input is a copy, and then later changes of the original are not seen.
+
+Exercises A to F, named as sources of formulas, are worked by hand in `examples/`.
 """
 
 import operator
@@ -96,7 +98,8 @@ class Layer:
 class Dense(Layer):
     """Fully connected layer: `y = x @ weight + bias`.
 
-    Backward: `dx = dy @ weight.T`, `weight_grad = x.T @ dy`, `bias_grad = sum of the rows of dy`.
+    Backward: `dx = dy @ weight.T`, `weight_grad = x.T @ dy`, `bias_grad = dy.sum(axis=0)`, by the
+    chain rule on `y_ij = sum_k x_ik weight_kj + bias_j` (exercises B and F).
 
     Parameters
     ----------
@@ -218,7 +221,8 @@ class Dense(Layer):
 class ReLU(Layer):
     """Rectifier: `y = max(x, 0)`, for inputs of any shape.
 
-    Backward: `dx = dy` where `x > 0`, else 0; the derivative at 0 is 0. NaN is passed on.
+    Backward: `dx = dy` where `x > 0`, else 0; the derivative at 0 is 0 (exercises A and E).
+    NaN is passed on.
     """
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -240,7 +244,8 @@ class Softmax(Layer):
     """Softmax over each row: `y_j = exp(x_j) / sum_k exp(x_k)`.
 
     Backward: `dx = y * (dy - (dy * y).sum(axis=1, keepdims=True))`, the Jacobian
-    `diag(y) - y y^T` times `dy`. It reads the output again, so leave that unchanged in between.
+    `diag(y) - y y^T` times `dy` (exercise D). It reads the output again, so leave that unchanged
+    in between.
 
     A network that is trained as a classifier ends in raw scores and `SoftmaxCrossEntropy`, which
     is exact for scores of any size; this layer goes with `CrossEntropy`, or shows probabilities.
@@ -263,7 +268,7 @@ class Softmax(Layer):
 class Residual(Layer):
     """Skip connection: `y = inner(x) + x`.
 
-    Backward: `dx = inner.backward(dy) + dy`.
+    Backward: `dx = inner.backward(dy) + dy` (exercise C; He et al., 2016).
 
     Parameters
     ----------

@@ -66,7 +66,8 @@ class SoftmaxCrossEntropy(Loss):
 class CrossEntropy(Loss):
     """Cross-entropy of probabilities, as the `Softmax` layer gives them.
 
-    Per row `l = -sum_j t_j log(p_j)` and `dl/dp = -t / p`; the mean over n rows divides both by n.
+    Per row `l = -sum_j t_j log(p_j)` and `dl/dp = -t / p` (exercises B and D); the mean over n rows
+    divides both by n.
     A probability of 0 under a positive weight is an infinite loss: `SoftmaxCrossEntropy` on raw
     scores has no such edge.
     """

@@ -16,7 +16,8 @@ class SGD:
 
     `v = momentum * v + g` and `w = w - lr * v`, or `w = w - lr * (g + momentum * v)` with
     `nesterov`, as PyTorch does it. v starts at 0 and belongs to the optimizer. While lr is
-    constant this is the same as `v = momentum * v + lr * g`, `w = w - v`.
+    constant this is the same as `v = momentum * v + lr * g`, `w = w - v` (exercise F).
+    Both forms of momentum: Sutskever et al., 2013.
 
     Parameters
     ----------

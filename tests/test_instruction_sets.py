@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ KERNEL_TESTS = Path(__file__).with_name("test_kernels.py")
 
 
 def run(isa, *command):
-    return subprocess.run([sys.executable, *command], env={**os.environ, "FASTNET_ISA": isa},
-                          capture_output=True, text=True, timeout=600)
+    """Run Python elsewhere, so that the installed package is found and not the source tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run([sys.executable, *command], env={**os.environ, "FASTNET_ISA": isa},
+                              cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 def test_the_best_available_is_the_default():

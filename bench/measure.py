@@ -1,0 +1,110 @@
+"""Timing in turns, statistics of the samples, and a description of where they were taken."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+import timeit
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import fastnet
+from bench import ONE_THREAD
+from fastnet import _ops
+
+Run = Callable[[], Any]
+
+SAMPLE_SECONDS = 2e-3     # a sample repeats a shorter call: far above what reading the clock costs
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Quartiles of the samples, in seconds per call, and how many samples there were."""
+
+    q1: float
+    median: float
+    q3: float
+    samples: int
+
+
+def summarise(samples: list[float]) -> Summary:
+    """Return the quartiles of `samples`, interpolated linearly between neighbours."""
+    q1, median, q3 = np.percentile(samples, [25, 50, 75])
+    return Summary(float(q1), float(median), float(q3), len(samples))
+
+
+def median_ratio(rival: list[float], own: list[float]) -> float:
+    """Return the median of `rival / own`, taken round by round.
+
+    A slow phase of the machine hits both sides of a round, and cancels. If one has fewer samples,
+    only the rounds that both took part in count.
+    """
+    return float(np.median([r / o for r, o in zip(rival, own, strict=False)]))
+
+
+def time_in_turns(
+    contenders: Mapping[str, Run], rounds: int, seconds: float, fewer: Mapping[str, int]
+) -> dict[str, list[float]]:
+    """Return seconds per call, one sample of each contender per round, in the order A B C A B C.
+
+    Parameters
+    ----------
+    contenders : mapping of name to function without arguments
+    rounds : int
+        At least so many, and
+    seconds : float
+        at least for so long: another process that takes its turns on a core then falls on all
+        contenders alike.
+    fewer : mapping of name to int
+        Contenders that only take part in so many rounds, the first ones.
+    """
+    timers = {name: timeit.Timer(run) for name, run in contenders.items()}  # uses perf_counter
+    calls = dict.fromkeys(timers, 1)        # per sample
+    for name, timer in timers.items():      # this is the warm-up as well
+        while timer.timeit(calls[name]) < SAMPLE_SECONDS:
+            calls[name] *= 2
+    samples: dict[str, list[float]] = {name: [] for name in timers}
+    end = time.perf_counter() + seconds
+    turn = 0
+    while turn < rounds or time.perf_counter() < end:
+        for name, timer in timers.items():
+            if turn < fewer.get(name, turn + 1):
+                samples[name].append(timer.timeit(calls[name]) / calls[name])
+        turn += 1
+    return samples
+
+
+def processor() -> str:
+    """Return the processor's name as Linux knows it."""
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def blas() -> str:
+    """Return name, version and configuration of the BLAS that NumPy was built with."""
+    config: Any = np.show_config(mode="dicts")
+    found = config["Build Dependencies"]["blas"]
+    parts = (found.get(key, "") for key in ("name", "version", "openblas configuration"))
+    return ", ".join(part for part in parts if part)
+
+
+def environment(dtype: str) -> dict[str, str]:
+    """Return what a reader needs to judge the figures or to take them again."""
+    square = np.ones((256, 256), dtype)
+    np.dot(square, square)      # large enough for a BLAS that has several threads to start them
+    threads = len(os.listdir("/proc/self/task"))
+    return {
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "processor": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "NumPy": f"{np.__version__}, BLAS: {blas()}",
+        "fastnet": f"{fastnet.__version__}, {_ops.isa}, compiled by {_ops.compiler()}",
+        "threads": f"{threads} in this process "
+                   f"({', '.join(f'{name}={os.environ[name]}' for name in ONE_THREAD)})",
+        "dtype": dtype,
+    }

@@ -1,0 +1,4 @@
+"""Entry of `python -m fastnet`."""
+from fastnet._cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,52 @@
+"""The pages tell the truth: their Python runs, their links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md",
+                                  "examples/README.md")]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="needs the source tree")
+
+
+def blocks(path):
+    if not path.exists():
+        return []
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("code", blocks(PAGES[0]), ids=lambda code: code.split("\n")[0])
+def test_readme_python_runs(code, tmp_path):
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if "load_digits" in code:
+        loss, accuracy = map(float, re.findall(r"\d\.\d+", done.stdout))
+        assert loss < 0.15 and accuracy > 0.95
+
+
+def test_dropping_in_gives_the_same_numbers():
+    """The two scripts of the README, before and after, end in the same place (float32: 1e-5)."""
+    before, after = blocks(PAGES[0])[1:3]
+    spaces = {}, {}
+    for code, space in zip((before, after), spaces, strict=True):
+        exec(code, space)       # noqa: S102 - our own page
+    assert abs(spaces[0]["y"] - spaces[1]["y"]).max() < 1e-5
+    assert abs(spaces[0]["y"] - spaces[0]["target"]).max() > 1e-3      # and that place is no limit
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_no_page_sends_people_to_somebody_elses_package():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*"),
+                 *ROOT.glob("fastnet/*.py")]:
+        assert not re.search(r"pip install ['\"]?fastnet\b", path.read_text()), path
