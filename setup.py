@@ -16,17 +16,18 @@ DIRECTIVES = {
 
 FLAGS = [
     "-O3",                      # -O2 leaves the tiles' constant loops rolled up
-    "-fno-math-errno",          # lets sqrt and rounding become vector instructions
     "-fno-trapping-math",       # lets both sides of a comparison be computed; values are unchanged
     "-g0",                      # no debug sections: they are most of a module's size
 ]
 
-# Instruction sets, each a build of the kernels of its own; fastnet/_ops.pyx chooses at import.
-# The baseline is what the compiler makes without being asked, on any architecture.
+# Instruction sets, each a build of the kernels of its own; fastnet/_ops.pyx chooses at import, and
+# fastnet/_machine.h asks the processor for just what is switched on here. The baseline is what the
+# compiler makes without being asked, on any architecture.
 ISAS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    ISAS["x86-64-v3"] = ["-march=x86-64-v3"]
-    ISAS["x86-64-v4"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+    ISAS["x86-64-v3"] = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
+    ISAS["x86-64-v4"] = [*ISAS["x86-64-v3"], "-mprefer-vector-width=512"]
+    ISAS["x86-64-v4"] += [f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")]
 
 DTYPES = {"float32": "float", "float64": "double"}
 

@@ -10,7 +10,7 @@ optimizers `step(layers)`. Rows are samples, weights are (in_features, out_featu
 """
 
 try:
-    from fastnet import _ops  # noqa: F401
+    import fastnet._ops  # noqa: F401
 except ModuleNotFoundError as error:
     raise ImportError(
         "fastnet's compiled modules are not here. Where its source stands, Python finds the source "

@@ -26,6 +26,8 @@ def finite(value: Any, name: str) -> float:
         number = float(value)
     except TypeError as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be in the interval (-inf, inf), got {number}")
     return number
@@ -72,7 +74,7 @@ def floats(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
     """
     array = numeric(value, name)
     if dtype is None:
-        dtype = np.dtype(np.float32 if array.dtype in (np.float16, np.float32) else np.float64)
+        dtype = np.dtype("float32" if array.dtype.name in ("float16", "float32") else "float64")
     with np.errstate(over="ignore"):
         converted = np.require(array, dtype, ["C", "A"])
     if array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:

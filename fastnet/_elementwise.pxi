@@ -59,4 +59,4 @@ cdef void scale(const real *X, real *Y, Py_ssize_t size, double factor) noexcept
     """Y = factor X;   backward: dX = factor dY."""
     cdef Py_ssize_t i
     for i in range(size):
-        Y[i] = <real>factor * X[i]
+        Y[i] = <real>(factor * X[i])

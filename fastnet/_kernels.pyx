@@ -5,8 +5,9 @@ This one source is compiled once per float type and instruction set (setup.py na
 kernel is written once, without a branch per type. A finished module offers `table`, a capsule with
 the function table of `_table.pxd`, through which everything else reaches the kernels.
 
-Each kernel states its equation above its loop, and has a twin of the same name and meaning in
-`reference.py`. Letters are the formulas': X, W, b, Z, and dZ for the gradient of the loss by Z.
+Each kernel states its equation above its loop and, but for the two that only look for bad values,
+has a twin of the same meaning in `reference.py`. Letters are those of the formulas: X, W, b, Z, and
+dZ for the gradient of the loss by Z.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport exp, isfinite, log
@@ -41,6 +42,7 @@ cdef KernelTable _table = KernelTable(
     mean_squared_error=mean_squared_error,
     count_correct=count_correct,
     first_bad_weight=first_bad_weight,
+    first_bad_probability=first_bad_probability,
     sgd_update=sgd_update,
 )
 

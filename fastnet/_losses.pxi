@@ -100,3 +100,12 @@ cdef Py_ssize_t first_bad_weight(const real *T, Py_ssize_t size) noexcept nogil:
         if not (isfinite(T[i]) and T[i] >= 0):
             return i
     return -1
+
+
+cdef Py_ssize_t first_bad_probability(const real *P, Py_ssize_t size) noexcept nogil:
+    """Index of the first entry below 0 or above 1.001; -1 if there is none. NaN is passed on."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        if P[i] < 0 or P[i] > 1.001:
+            return i
+    return -1

@@ -38,8 +38,8 @@ typedef void real;
 #define FASTNET_COMPILER "gcc " __VERSION__
 #endif
 
-/* The x86-64 levels that processor and operating system allow, as the psABI defines them.
- * __builtin_cpu_supports asks both (it reads XCR0 before it reports AVX registers). */
+/* Whether processor and operating system allow what setup.py switches on for these two levels.
+ * __builtin_cpu_supports asks both: it reads XCR0 before it reports AVX registers. */
 #if defined(__x86_64__)
 static inline int cpu_has_x86_64_v3(void)
 {

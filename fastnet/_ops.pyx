@@ -14,6 +14,7 @@ import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.float cimport FLT_MAX
 
 from fastnet import _convert
 from fastnet._table cimport KernelTable, real
@@ -172,7 +173,7 @@ cdef inline real *pointer(cnp.ndarray array) noexcept:
     return <real *>cnp.PyArray_DATA(array) if array is not None else NULL
 
 
-def as_floats(value, str name, dtype=None):
+def as_floats(value, str name, cnp.dtype dtype=None):
     """Return `value` itself if kernels take it, else a converted copy.
 
     Parameters
@@ -181,7 +182,8 @@ def as_floats(value, str name, dtype=None):
     name : str
         What messages call it.
     dtype : numpy.dtype, optional
-        float32 or float64; by default whichever of the two `value` has, float64 for others.
+        float32 or float64; by default `value` stays what it is of the two, float16 becomes float32
+        and everything else float64.
 
     Raises
     ------
@@ -194,9 +196,28 @@ def as_floats(value, str name, dtype=None):
         if dtype is None:
             if found == FLOAT32 or found == FLOAT64:
                 return value
-        elif found == (<cnp.dtype>dtype).type_num:
+        elif found == dtype.type_num:
             return value
     return _convert.floats(value, name, dtype)
+
+
+def check_out(out, model):
+    """Refuse an `out` that is unlike `model` or shares its memory, before anything is written.
+
+    Parameters
+    ----------
+    out : ndarray or None
+    model : ndarray
+        An input with the shape and dtype of the result.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `relu_forward` of `model` into `out`.
+    """
+    cdef cnp.ndarray like_this = floats(model, "model", ANY_NDIM, ANY_DTYPE)
+    if out is not None:
+        apart(output_like(out, "out", like_this), "out", like_this, "the input")
 
 
 def as_target(value, scores):
@@ -594,6 +615,9 @@ cdef cnp.ndarray checked_target(object target, cnp.ndarray scores):
         raise TypeError(f"target must be a numpy.ndarray, got {type(target).__name__}")
     array = target
     if cnp.PyArray_NDIM(array) == 2:
+        if cnp.PyArray_DIM(array, 1) == 1 < n_classes:
+            raise ValueError(f"target must have shape {as_tuple(2, cnp.PyArray_DIMS(scores))} or, "
+                             f"for labels, ({n},), got {as_tuple(2, cnp.PyArray_DIMS(array))}")
         array = floats(target, "target", 2, cnp.PyArray_TYPE(scores))
         check_shape(array, "target", 2, cnp.PyArray_DIMS(scores))
         i = kernels_for(array).first_bad_weight(pointer(array), n * n_classes)
@@ -623,7 +647,7 @@ cdef inline const real *rows_of(cnp.ndarray target) noexcept:
     return pointer(target) if cnp.PyArray_NDIM(target) == 2 else NULL
 
 
-def softmax_cross_entropy(logits, target, dlogits=None):
+def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
     """Mean over the rows of sum_j t_j (logsumexp(x) - x_j), and its gradient by the logits.
 
     For a row whose weights t sum to s the gradient is (s softmax(x) - t) / n.
@@ -635,11 +659,13 @@ def softmax_cross_entropy(logits, target, dlogits=None):
         Labels 0 .. n_classes - 1, or rows of weights (one-hot or soft).
     dlogits : ndarray (n, n_classes), optional
         Overwritten.
+    gradient : bool
+        False leaves the gradient out.
 
     Returns
     -------
     loss : float
-    dlogits : ndarray (n, n_classes)
+    dlogits : ndarray (n, n_classes), or None if left out
 
     Raises
     ------
@@ -648,7 +674,7 @@ def softmax_cross_entropy(logits, target, dlogits=None):
         weights that are negative or not finite, dlogits overlapping an input.
     """
     cdef cnp.ndarray x = matrix(logits, "logits", ANY_DTYPE), t = checked_target(target, x)
-    cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x)
+    cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x) if gradient else None
     apart(dx, "dlogits", x, "logits", t, "target")
     loss = kernels_for(x).softmax_cross_entropy(
         pointer(x), labels_of(t), rows_of(t), pointer(dx),
@@ -656,7 +682,7 @@ def softmax_cross_entropy(logits, target, dlogits=None):
     return loss, dx
 
 
-def cross_entropy(P, target, dP=None):
+def cross_entropy(P, target, dP=None, bint gradient=True):
     """Mean over the rows of -sum_j t_j log(p_j), and its gradient -t / p / n by P.
 
     Parameters
@@ -667,27 +693,35 @@ def cross_entropy(P, target, dP=None):
         Labels 0 .. n_classes - 1, or rows of weights (one-hot or soft).
     dP : ndarray (n, n_classes), optional
         Overwritten.
+    gradient : bool
+        False leaves the gradient out.
 
     Returns
     -------
     loss : float
-    dP : ndarray (n, n_classes)
+    dP : ndarray (n, n_classes), or None if left out
 
     Raises
     ------
     TypeError, ValueError
-        As `softmax_cross_entropy`.
+        As `softmax_cross_entropy`; also for entries of P that are no probabilities: below 0, or
+        above 1 by more than rounding explains. NaN is passed on.
     """
     cdef cnp.ndarray p = matrix(P, "P", ANY_DTYPE), t = checked_target(target, p)
-    cdef cnp.ndarray dp = output_like(dP, "dP", p)
+    cdef cnp.npy_intp n_classes = cnp.PyArray_DIM(p, 1)
+    cdef Py_ssize_t i = kernels_for(p).first_bad_probability(pointer(p), cnp.PyArray_SIZE(p))
+    if i >= 0:
+        raise ValueError(f"P[{i // n_classes}, {i % n_classes}] is {p.flat[i]}, but probabilities "
+                         "lie in [0, 1]; for raw scores there is SoftmaxCrossEntropy")
+    cdef cnp.ndarray dp = output_like(dP, "dP", p) if gradient else None
     apart(dp, "dP", p, "P", t, "target")
     loss = kernels_for(p).cross_entropy(
         pointer(p), labels_of(t), rows_of(t), pointer(dp),
-        cnp.PyArray_DIM(p, 0), cnp.PyArray_DIM(p, 1))
+        cnp.PyArray_DIM(p, 0), n_classes)
     return loss, dp
 
 
-def mean_squared_error(Y, T, dY=None):
+def mean_squared_error(Y, T, dY=None, bint gradient=True):
     """Mean over all entries of (y - t)^2, and its gradient 2 (Y - T) / size.
 
     Parameters
@@ -696,11 +730,13 @@ def mean_squared_error(Y, T, dY=None):
         Of one shape.
     dY : ndarray, shape of Y, optional
         Overwritten.
+    gradient : bool
+        False leaves the gradient out.
 
     Returns
     -------
     loss : float
-    dY : ndarray
+    dY : ndarray, or None if left out
 
     Raises
     ------
@@ -710,7 +746,7 @@ def mean_squared_error(Y, T, dY=None):
     cdef cnp.ndarray y = floats(Y, "Y", ANY_NDIM, ANY_DTYPE), t = like(T, "T", y)
     if cnp.PyArray_SIZE(y) == 0:
         raise ValueError("a mean over 0 entries is not defined")
-    cdef cnp.ndarray dy = output_like(dY, "dY", y)
+    cdef cnp.ndarray dy = output_like(dY, "dY", y) if gradient else None
     apart(dy, "dY", y, "Y", t, "T")
     loss = kernels_for(y).mean_squared_error(
         pointer(y), pointer(t), pointer(dy), cnp.PyArray_SIZE(y))
@@ -773,6 +809,8 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
         if parameter is None:
             raise TypeError("parameter must be a numpy.ndarray, got None")
         w = output_like(parameter, "parameter", dw)
+        if cnp.PyArray_TYPE(w) == FLOAT32 and lr > FLT_MAX:
+            raise ValueError(f"lr must be in the interval [0, {FLT_MAX:.4g}] for float32, got {lr}")
         v = None if velocity is None else output_like(velocity, "velocity", dw)
         apart(w, "parameter", dw, "gradient", v, "velocity")
         apart(v, "velocity", dw, "gradient")

@@ -55,8 +55,10 @@ cdef struct KernelTable:
     Py_ssize_t (*count_correct)(
         const real *scores, const Py_ssize_t *labels, const real *T,
         Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
-    # index of the first entry that cannot be a target weight (finite and >= 0), or -1
+    # index of the first entry that cannot be a target weight (finite, >= 0), or -1
     Py_ssize_t (*first_bad_weight)(const real *T, Py_ssize_t size) noexcept nogil
+    # index of the first entry that cannot be a probability (0 .. 1, with room for rounding), or -1
+    Py_ssize_t (*first_bad_probability)(const real *P, Py_ssize_t size) noexcept nogil
 
     # V := momentum V + dW;   W := W - lr V, or W - lr (dW + momentum V) if nesterov
     # V NULL: momentum is 0

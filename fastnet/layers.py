@@ -2,14 +2,16 @@
 
 Every layer keeps the same contract, and a layer of one's own is a class that keeps it too:
 
-* `forward(x)` returns the output and remembers what `backward` will need;
+* `forward(x)` returns the output and remembers what `backward` will need; it leaves `x` alone;
 * `backward(dy)` takes the gradient of the loss by that output, leaves the gradients of the
   parameters on the layer (overwriting the last ones) and returns the gradient by `x`;
-* `parameters()` yields `(name, value, gradient)`, arrays that optimizers change in place.
+* `parameters()` yields `(name, value, gradient)`, always the same arrays in the same order:
+  optimizers change the values in place.
 
 Both passes return fresh arrays that the layer never touches again; with `out=` they write to an
 array of the caller's. `backward` belongs to the last `forward` and can be called once for it. It
-reads the input again, so an input that is changed between the passes changes the gradients.
+reads the input again (`Softmax`: the output), so changing that between the passes changes the
+gradients.
 Inputs may be anything that is harmless to convert: lists, integers, other float types and memory
 orders. A converted input is a copy, and then later changes of the original are not seen.
 
@@ -84,6 +86,10 @@ class Layer:
         """Yield `(name, value, gradient)` for each parameter array."""
         return iter(())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy what lasts: not the memory of a pass, which holds somebody's data."""
+        return {name: value for name, value in vars(self).items() if name != "_memory"}
+
     def _recall(self) -> Any:
         """Return what forward remembered; RuntimeError if there is nothing (any more)."""
         if self._memory is None:
@@ -91,8 +97,22 @@ class Layer:
                                "and can be called once for each")
         return self._memory
 
+    def _gradient(self, dy: Any) -> np.ndarray:
+        """Return `dy` in the dtype that forward remembered; ValueError for another shape."""
+        dtype, shape = self._recall()
+        gradient = _ops.as_floats(dy, "dY", dtype)
+        if gradient.shape != shape:
+            raise ValueError(f"dY must have shape {shape}, got {gradient.shape}")
+        return gradient
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def _is_layer(candidate: Any) -> bool:
+    """Return whether an object keeps the contract, as far as its methods tell."""
+    return not isinstance(candidate, type) and all(
+        hasattr(candidate, name) for name in ("forward", "backward", "parameters"))
 
 
 class Dense(Layer):
@@ -131,6 +151,7 @@ class Dense(Layer):
         More weights than memory holds.
     """
 
+    _weight: np.ndarray
     weight = _CheckedArray()
     bias = _CheckedArray()
     weight_grad = _CheckedArray()
@@ -147,22 +168,38 @@ class Dense(Layer):
         dtype: Any = "float32",
         rng: Seed = None,
     ) -> None:
-        self.in_features = _width(in_features, "in_features")
-        self.out_features = _width(out_features, "out_features")
-        self.dtype = _float_type(dtype)
+        n_in, n_out = _width(in_features, "in_features"), _width(out_features, "out_features")
+        dtype = _float_type(dtype)
+        if not isinstance(bias, (bool, np.bool_)):
+            raise TypeError(f"bias must be a bool, got {bias!r}")
         weight_init = initializers.get(weight_init, "weight_init")
         bias_init = initializers.get(bias_init, "bias_init")
         generator = np.random.default_rng(rng)
-        if self.in_features * self.out_features > sys.maxsize // self.dtype.itemsize:
-            raise MemoryError(f"no memory holds {self.in_features} x {self.out_features} weights")
+        if n_in * n_out > sys.maxsize // dtype.itemsize:
+            raise MemoryError(f"no memory holds {n_in} x {n_out} weights")
 
-        self._weight = np.empty((self.in_features, self.out_features), self.dtype)
+        self._weight = np.empty((n_in, n_out), dtype)
         self._weight_grad = np.zeros_like(self._weight)
-        self._bias = np.empty(self.out_features, self.dtype) if bias else None
-        self._bias_grad = np.zeros(self.out_features, self.dtype) if bias else None
-        self.weight = weight_init((self.in_features, self.out_features), generator)
+        self._bias = np.empty(n_out, dtype) if bias else None
+        self._bias_grad = np.zeros(n_out, dtype) if bias else None
+        self.weight = weight_init((n_in, n_out), generator)
         if bias:
-            self.bias = bias_init((self.out_features,), generator)
+            self.bias = bias_init((n_out,), generator)
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return int(self._weight.shape[0])
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return int(self._weight.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of parameters, outputs and gradients."""
+        return self._weight.dtype
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `x @ weight + bias`.
@@ -178,7 +215,7 @@ class Dense(Layer):
         TypeError, ValueError
             An input that cannot be converted, a wrong shape, an unfit `out`.
         """
-        x = _ops.as_floats(x, "X", self.dtype)
+        x = _ops.as_floats(x, "X", self._weight.dtype)
         y = _ops.dense_forward(x, self._weight, self._bias, out)
         self._memory = x
         return y
@@ -201,7 +238,7 @@ class Dense(Layer):
             As `forward`.
         """
         x = self._recall()
-        dy = _ops.as_floats(dy, "dY", self.dtype)
+        dy = _ops.as_floats(dy, "dY", self._weight.dtype)
         dx = _ops.dense_backward(x, self._weight, dy, out, self._weight_grad, self._bias_grad)
         self._memory = None
         return dx
@@ -278,17 +315,19 @@ class Residual(Layer):
     Raises
     ------
     TypeError
-        Something that has no `forward` and `backward`.
+        Something that is no layer.
     ValueError
         No layers.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
+        if _is_layer(layers):
+            raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
         self.layers = list(layers)
         if not self.layers:
             raise ValueError("layers must hold at least 1 layer, got 0")
         for layer in self.layers:
-            if not (hasattr(layer, "forward") and hasattr(layer, "backward")):
+            if not _is_layer(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -302,16 +341,22 @@ class Residual(Layer):
         x = y = _ops.as_floats(x, "X")
         for layer in self.layers:
             y = layer.forward(y)
+        y = _ops.as_floats(y, "the inner layers' output")
         if y.shape != x.shape:
             raise ValueError(f"the inner layers must keep the shape {x.shape}, got {y.shape}")
-        return _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
+        y = _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
+        self._memory = y.dtype, y.shape
+        return y
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the inner layers get their parameters' gradients."""
-        dx = dy = _ops.as_floats(dy, "dY")
+        dx = dy = self._gradient(dy)
+        _ops.check_out(out, dy)         # now: afterwards the inner layers have changed
         for layer in reversed(self.layers):
             dx = layer.backward(dx)
-        return _ops.add_forward(dx, _ops.as_floats(dy, "dY", dx.dtype), out)
+        dx = _ops.add_forward(_ops.as_floats(dx, "the inner layers' gradient", dy.dtype), dy, out)
+        self._memory = None
+        return dx
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield the inner layers' parameters, named `"0.weight"` and so on."""
@@ -344,11 +389,7 @@ class Add(Layer):
         self, dy: Any, out: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients `(da, db)` by both inputs."""
-        dtype, shape = self._recall()
-        dy = _ops.as_floats(dy, "dY", dtype)
-        if dy.shape != shape:
-            raise ValueError(f"dY must have shape {shape}, got {dy.shape}")
-        gradients = _ops.add_backward(dy, *out)
+        gradients = _ops.add_backward(self._gradient(dy), *out)
         self._memory = None
         return gradients
 
@@ -386,23 +427,24 @@ class Scale(Layer):
     """
 
     def __init__(self, factor: float) -> None:
-        self.factor = finite(factor, "factor")
+        self._factor = finite(factor, "factor")
+
+    @property
+    def factor(self) -> float:
+        """What inputs are multiplied by."""
+        return self._factor
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `factor * x`, for an input of any shape."""
-        y = _ops.scale_forward(_ops.as_floats(x, "X"), self.factor, out)
+        y = _ops.scale_forward(_ops.as_floats(x, "X"), self._factor, out)
         self._memory = y.dtype, y.shape
         return y
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `factor * dy`."""
-        dtype, shape = self._recall()
-        dy = _ops.as_floats(dy, "dY", dtype)
-        if dy.shape != shape:
-            raise ValueError(f"dY must have shape {shape}, got {dy.shape}")
-        dx = _ops.scale_backward(dy, self.factor, out)
+        dx = _ops.scale_backward(self._gradient(dy), self._factor, out)
         self._memory = None
         return dx
 
     def __repr__(self) -> str:
-        return f"Scale({self.factor})"
+        return f"Scale({self._factor})"

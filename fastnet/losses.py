@@ -22,6 +22,10 @@ class Loss:
 
     _gradient: np.ndarray | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy what lasts, not the gradient of a batch."""
+        return {name: value for name, value in vars(self).items() if name != "_gradient"}
+
     def backward(self) -> np.ndarray:
         """Return the gradient of the last forward's loss, in the shape and dtype of its `y`.
 
@@ -78,7 +82,7 @@ class CrossEntropy(Loss):
         Raises
         ------
         TypeError, ValueError
-            As `SoftmaxCrossEntropy.forward`.
+            As `SoftmaxCrossEntropy.forward`; also for entries outside [0, 1].
         """
         p = _ops.as_floats(p, "P")
         target = _ops.as_target(target, p)

@@ -1,6 +1,5 @@
 """Optimizers: they change parameters in place by the gradients that backward left on the layers."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,10 @@ from fastnet import _ops
 from fastnet._convert import finite
 
 __all__ = ["SGD"]
+
+
+def _has_parameters(candidate: Any) -> bool:
+    return hasattr(candidate, "parameters") and not isinstance(candidate, type)
 
 
 class SGD:
@@ -37,8 +40,7 @@ class SGD:
     """
 
     def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self._velocities: dict[tuple[int, str], np.ndarray] = {}
-        self._layers: dict[int, Any] = {}       # keeps the layers alive whose id is a key above
+        self._velocities: dict[Any, list[np.ndarray]] = {}      # by layer, in parameters' order
         self.lr = lr
         self.momentum = momentum
         self.nesterov = nesterov
@@ -57,7 +59,7 @@ class SGD:
 
     @property
     def momentum(self) -> float:
-        """Share of the velocity that is kept from one step to the next."""
+        """Share of the velocity that is kept from one step to the next; 0 forgets velocities."""
         return self._momentum
 
     @momentum.setter
@@ -68,6 +70,8 @@ class SGD:
         if number == 0 and getattr(self, "_nesterov", False):
             raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
         self._momentum = number
+        if number == 0:
+            self._velocities.clear()
 
     @property
     def nesterov(self) -> bool:
@@ -80,43 +84,44 @@ class SGD:
             raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
         self._nesterov = bool(value)
 
-    def step(self, layers: Iterable[Any]) -> None:
-        """Update the parameters of all layers once; all are checked before the first changes.
+    def step(self, layers: Any) -> None:
+        """Update the parameters of all layers once; all are checked before anything changes.
 
         Parameters
         ----------
-        layers : iterable of layers
+        layers : iterable of layers, or one layer
             Each yields `(name, value, gradient)` from `parameters()`.
 
         Raises
         ------
         ValueError
-            The same layer twice; arrays that are not float32 or float64, contiguous and writable,
-            or gradients of another shape or dtype than their parameters.
+            The same parameter twice; arrays that are not float32 or float64, contiguous and
+            writable, or gradients of another shape or dtype than their parameters.
         TypeError
-            Something that is not a layer, or whose parameters are no arrays.
+            Something that is not a layer (or cannot be a key of a dict, which keeps the
+            velocities), or whose parameters are no arrays.
         """
-        seen: set[int] = set()
-        gradients, values, velocities = [], [], []
-        for layer in layers:
-            if not hasattr(layer, "parameters"):
+        values: list[np.ndarray] = []
+        gradients: list[np.ndarray] = []
+        velocities: list[np.ndarray | None] = []
+        started: dict[Any, list[np.ndarray]] = {}
+        for layer in [layers] if _has_parameters(layers) else layers:
+            if not _has_parameters(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
-            if id(layer) in seen:
-                raise ValueError(f"layers must hold each layer once, got {layer!r} twice")
-            seen.add(id(layer))
-            for name, value, gradient in layer.parameters():
-                gradients.append(gradient)
-                values.append(value)
-                velocities.append(self._velocity(layer, name, value) if self._momentum else None)
+            own = list(layer.parameters())
+            values += [value for _, value, _ in own]
+            gradients += [gradient for _, _, gradient in own]
+            if not self._momentum:
+                velocities += [None] * len(own)
+                continue
+            kept = self._velocities.get(layer)
+            if kept is None:
+                kept = started[layer] = [np.zeros_like(value) for _, value, _ in own]
+            velocities += kept
+        if len({id(value) for value in values}) < len(values):
+            raise ValueError("layers must hold each parameter once, but one came twice")
         _ops.sgd_update(gradients, values, velocities, self._lr, self._momentum, self._nesterov)
-
-    def _velocity(self, layer: Any, name: str, value: np.ndarray) -> np.ndarray:
-        """Return the velocity of a parameter, 0 in the beginning."""
-        key = id(layer), name
-        if key not in self._velocities:
-            self._velocities[key] = np.zeros_like(value)
-            self._layers[id(layer)] = layer
-        return self._velocities[key]
+        self._velocities.update(started)
 
     def __repr__(self) -> str:
         nesterov = ", nesterov=True" if self._nesterov else ""

@@ -6,6 +6,7 @@ inputs that the project keeps.
 """
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,8 +159,10 @@ def test_09_sizes_that_overflow():
         with pytest.raises(MemoryError):
             fn.Dense(*shape)
     wide = np.ones((2**22, 1), np.float32)
+    layer = fn.Dense(1, 2**22)
     with pytest.raises(MemoryError):
-        _ops.dense_forward(wide, np.ones((1, 2**22), np.float32))
+        layer.forward(wide)
+    assert layer.forward(wide[:1]).shape == (1, 2**22)          # 55: still usable
 
 
 @pytest.mark.large
@@ -256,12 +259,13 @@ def test_19_read_only_outputs(dtype):
     before = out.copy()
     x = matrix(1, 4, dtype=dtype)
     for layer in (fn.Dense(4, 4, dtype=dtype), fn.ReLU(), fn.Softmax(), fn.Scale(2),
-                  fn.Residual([fn.ReLU()])):
+                  fn.Residual([fn.Dense(4, 4, dtype=dtype)])):
         with pytest.raises(ValueError, match="is read-only"):
             layer.forward(x, out=out)
         layer.forward(x)
         with unchanged(layer), pytest.raises(ValueError, match="is read-only"):
             layer.backward(x, out=out)
+        layer.backward(x)                   # the failed call has used nothing up
     assert np.array_equal(out, before)
     weight = read_only(matrix(4))
     with pytest.raises(ValueError, match="parameter is read-only"):
@@ -299,6 +303,18 @@ def test_22_numpy_matrix():
 
 
 def test_24_sparse_matrices_are_told_what_to_do():
+    class SparseMatrix:
+        """What all of SciPy's formats have; SciPy itself is not needed to run the tests."""
+
+        shape = (1, 4)
+
+        def tocsr(self):
+            return self
+
+    assert_refused(SparseMatrix(), TypeError, r"got a sparse SparseMatrix; call toarray\(\)")
+
+
+def test_24_scipys_own():
     sparse = pytest.importorskip("scipy.sparse")
     for x in (sparse.csr_matrix(matrix(1, 4)), sparse.coo_array(matrix(1, 4))):
         assert_refused(x, TypeError, r"call toarray\(\)")
@@ -371,7 +387,7 @@ def test_34_weights_that_are_none(bad):
 
 def test_35_labels_and_rows_are_told_apart_by_dimensions():
     scores = matrix(3, 3)
-    with pytest.raises(ValueError, match=r"target must have shape \(3, 3\), got \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 3\) or, for labels, \(3,\), got \(3, 1\)"):
         fn.SoftmaxCrossEntropy().forward(scores, [[0], [1], [2]])
     for shape in [(), (3, 3, 1)]:
         with pytest.raises(ValueError, match=r"1 dimension \(labels\) or 2"):
@@ -404,13 +420,32 @@ def test_40_41_infinite_scores(dtype):
     assert loss.forward(x, [[1, 0]]) == 0
 
 
+def test_39_probabilities_that_are_none():
+    loss = fn.CrossEntropy()
+    for scores in ([[3.0, -1.0]], [[0.5, 1.5]], [[-0.1, 1.0]]):
+        with pytest.raises(ValueError, match=r"but probabilities lie in \[0, 1\]; for raw scores"):
+            loss.forward(scores, [0])
+    assert loss.forward([[1 + 1e-6, 0.0]], [0]) == pytest.approx(-1e-6)     # rounding is allowed
+    assert np.isnan(loss.forward([[np.nan, 0.5]], [0]))
+
+
+def test_42_subnormal_numbers_are_handled_and_the_mode_stays(dtype):
+    """Results below the smallest normal number are exact, or 0: off by less than that number."""
+    tiny = np.finfo(dtype).tiny
+    x = np.full((3, 20), tiny / 4, dtype)
+    for y in (fn.ReLU().forward(x), fn.Scale(1.0).forward(x),
+              fn.Dense(20, 20, weight_init=lambda shape, rng: np.eye(20), dtype=dtype).forward(x)):
+        assert np.all(np.abs(y - x) <= tiny)
+    assert x[0, 0] * dtype.type(1) == tiny / 4 > 0              # the caller still has subnormals
+
+
 # ---- State -----------------------------------------------------------------------------------
 
 def test_44_out_overlaps_an_input(dtype):
     x = matrix(6, 4, dtype=dtype)
     before = x.copy()
     for layer in (fn.Dense(4, 4, dtype=dtype), fn.ReLU(), fn.Softmax(), fn.Scale(2),
-                  fn.Residual([fn.ReLU()])):
+                  fn.Residual([fn.Dense(4, 4, dtype=dtype)])):
         with pytest.raises(ValueError, match="must not overlap"):
             layer.forward(x, out=x)
         with pytest.raises(ValueError, match="must not overlap"):
@@ -534,8 +569,23 @@ def test_49_other_hyper_parameters():
         fn.Scale(np.inf)
     with pytest.raises(ValueError, match="at least 1 layer"):
         fn.Residual([])
-    with pytest.raises(TypeError, match="must hold layers"):
-        fn.Residual([np.ones(3)])
+    for wrong in ([np.ones(3)], [fn.ReLU]):
+        with pytest.raises(TypeError, match="must hold layers"):
+            fn.Residual(wrong)
+    with pytest.raises(TypeError, match="must be a sequence of layers, got ReLU"):
+        fn.Residual(fn.ReLU())
+    for wrong in ("relu", [0, 0], None):
+        with pytest.raises(TypeError, match="bias must be a bool"):
+            fn.Dense(2, 2, wrong)
+
+
+@pytest.mark.parametrize("layer, name", [(fn.Dense(2, 3), "dtype"), (fn.Dense(2, 3), "in_features"),
+                                         (fn.Scale(2), "factor")], ids=str)
+def test_49_what_a_layer_is_cannot_be_assigned(layer, name):
+    with pytest.raises(AttributeError):
+        setattr(layer, name, "float64")
+    with pytest.raises(TypeError):
+        _ops.as_floats([1.0], "X", "float32")
 
 
 def test_49_sgd_checks_all_before_it_changes_any():
@@ -551,8 +601,54 @@ def test_49_sgd_checks_all_before_it_changes_any():
         sgd.step([good, Broken()])
     with unchanged(good), pytest.raises(TypeError, match="must hold layers"):
         sgd.step([good, 3])
-    with unchanged(good), pytest.raises(ValueError, match="each layer once"):
-        sgd.step([good, good])
+    with unchanged(good), pytest.raises(TypeError, match="must hold layers"):
+        sgd.step([good, fn.Dense])
+    for twice in ([good, good], [good, fn.Residual([good])]):
+        with unchanged(good), pytest.raises(ValueError, match="each parameter once"):
+            sgd.step(twice)
     before = good.weight.copy()
     sgd.step([good])                        # the velocity did not move in the failed steps
     np.testing.assert_array_equal(good.weight, before - np.float32(0.1))
+
+
+def test_49_a_failed_step_leaves_no_state_behind():
+    class Own:
+        value = np.zeros(3)
+        gradient = np.ones(3, np.float32)
+
+        def parameters(self):
+            yield "w", self.value, self.gradient
+
+    own, sgd = Own(), fn.SGD(0.5, 0.9)
+    with pytest.raises(ValueError, match="parameter must be float32, got float64"):
+        sgd.step([own])
+    own.value = np.zeros(3, np.float32)
+    sgd.step([own])
+    assert own.value.tolist() == [-0.5] * 3
+
+
+def test_49_a_learning_rate_beyond_float32():
+    layer = fn.Dense(2, 2)
+    layer.weight_grad = np.ones((2, 2))
+    with unchanged(layer), pytest.raises(ValueError, match="for float32, got 1e"):
+        fn.SGD(1e39).step([layer])
+    with pytest.raises(ValueError, match="lr must be in the interval"):
+        fn.SGD(10**400)
+    assert fn.Scale(1e39).forward(np.array([1e-30], np.float32))[0] == np.float32(1e39 * 1e-30)
+
+
+def test_50_many_threads_at_once(dtype, rng):
+    """Layers share nothing: each thread drives its own, on the same input."""
+    x = rng.normal(size=(64, 64)).astype(dtype)
+    weight = rng.normal(size=(64, 64)).astype(dtype)
+
+    def work(_):
+        layer = fn.Dense(64, 64, dtype=dtype)
+        layer.weight = weight
+        results = {layer.forward(x).tobytes() + layer.backward(x).tobytes() for _ in range(50)}
+        assert len(results) == 1
+        return results.pop()
+
+    with ThreadPoolExecutor(4) as threads:
+        found = set(threads.map(work, range(8)))
+    assert len(found) == 1

@@ -1,5 +1,8 @@
 """The contract of layers, losses and SGD, as a script that drives them by hand sees it."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -203,6 +206,60 @@ def test_sgd_state_belongs_to_the_optimizer_and_lr_counts_from_the_next_step(dty
     assert layer.weight[0, 0] == -1.75                  # v = 1.5
     fn.SGD(lr=1.0, momentum=0.5).step([layer])
     assert layer.weight[0, 0] == -2.75                  # another optimizer starts with v = 0
+
+
+def test_momentum_survives_copies_and_is_forgotten_at_zero():
+    layer = fn.Dense(1, 1, bias=False, weight_init="zeros")
+    layer.weight_grad = [[1]]
+    sgd = fn.SGD(lr=1.0, momentum=0.5)
+    sgd.step(layer)
+    for copies in (copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))):
+        twin, twin_sgd = copies((layer, sgd))
+        twin_sgd.step([twin])
+        assert twin.weight[0, 0] == -2.5                # v = 1.5
+        new = fn.Dense(1, 1, bias=False, weight_init="zeros")
+        twin_sgd.step([new])
+        assert new.weight[0, 0] == 0                    # a stranger starts with v = 0
+    sgd.momentum = 0
+    sgd.momentum = 0.5
+    sgd.step(layer)
+    assert layer.weight[0, 0] == -2                     # v = 1 again
+
+
+def test_parameters_of_one_name_have_velocities_of_their_own():
+    class Twice:
+        def __init__(self):
+            self.a, self.b = np.zeros(1, np.float32), np.zeros(1, np.float32)
+
+        def parameters(self):
+            yield "w", self.a, np.ones(1, np.float32)
+            yield "w", self.b, np.ones(1, np.float32)
+
+    layer, sgd = Twice(), fn.SGD(1.0, 0.5)
+    sgd.step([layer])
+    sgd.step([layer])
+    assert layer.a[0] == layer.b[0] == -2.5
+
+
+def test_copies_carry_parameters_but_no_data():
+    layer, loss = fn.Dense(3, 2, rng=0), fn.MeanSquaredError()
+    residual = fn.Residual([fn.Dense(3, 3)])
+    x = np.ones((10000, 3), np.float32)
+    loss.forward(layer.forward(residual.forward(x)), np.ones((10000, 2)))
+    for original in (layer, residual, loss):
+        packed = pickle.dumps(original)
+        assert len(packed) < 2000
+        with pytest.raises(RuntimeError, match="needs a forward"):
+            pickle.loads(packed).backward(*([] if original is loss else [x]))
+    assert np.array_equal(pickle.loads(pickle.dumps(layer)).weight, layer.weight)
+
+
+def test_dtypes_in_other_byte_orders_stay_what_they_are():
+    for name in ("float32", "float64"):
+        x = np.ones((1, 2), np.dtype(name).newbyteorder())
+        assert fn.ReLU().forward(x).dtype == fn.Softmax().forward(x).dtype == np.dtype(name)
+    assert fn.ReLU().forward(np.ones(2, np.float16)).dtype == np.float32
+    assert fn.ReLU().forward([1, 2]).dtype == np.float64
 
 
 def test_sgd_with_nesterov_looks_ahead(dtype):

@@ -52,7 +52,7 @@ def imports_of(path):
 
 
 def test_every_module_has_its_floor_and_imports_point_down():
-    sources = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*.pyx")]
+    sources = [path for path in PACKAGE.iterdir() if path.suffix in (".py", ".pyx", ".pxd")]
     assert {path.stem for path in sources} <= set().union(*FLOORS)
     wrong = [f"{path.stem} -> {name}" for path in sources for name in imports_of(path)
              if floor_of(name) >= floor_of(path.stem)]
@@ -131,7 +131,23 @@ def test_stubs_name_what_the_compiled_module_has():
     assert stubbed == public
 
 
-def test_reference_and_kernels_have_the_same_functions():
+def test_every_kernel_has_a_twin_in_the_reference_and_a_checked_door():
     from fastnet import _ops, reference
 
-    assert all(hasattr(_ops, name) for name in reference.__all__)
+    table = (PACKAGE / "_table.pxd").read_text()
+    kernels = set(re.findall(r"\(\*(\w+)\)\(", table))
+    assert len(kernels) > 15
+    no_twin = {"first_bad_weight", "first_bad_probability"}     # they look for bad values
+    one_for_both = {"scale": {"scale_forward", "scale_backward"}}
+    expected = set().union(*(one_for_both.get(name, {name}) for name in kernels - no_twin))
+    assert set(reference.__all__) == expected
+    assert all(hasattr(_ops, name) for name in expected)
+
+
+def test_in_the_source_folder_of_a_plain_install_the_message_says_what_to_do(tmp_path):
+    (tmp_path / "fastnet").mkdir()
+    for path in PACKAGE.glob("*.py"):
+        (tmp_path / "fastnet" / path.name).write_text(path.read_text())
+    done = subprocess.run([sys.executable, "-c", "import fastnet"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert "fastnet's compiled modules are not here" in done.stderr.splitlines()[-1]
