@@ -29,7 +29,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["x86-64-v4"] = [*ISAS["x86-64-v3"], "-mprefer-vector-width=512"]
     ISAS["x86-64-v4"] += [f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")]
 
-DTYPES = {"float32": "float", "float64": "double"}
+DTYPES = {"float32": 32, "float64": 64}
 
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 
@@ -55,7 +55,7 @@ def kernels(dtype, isa):
     """The kernels for one float type and instruction set."""
     name = f"fastnet._kernels_{dtype}_{isa}".replace("-", "_")
     macros = [
-        ("FASTNET_REAL", DTYPES[dtype]),
+        ("FASTNET_BITS", DTYPES[dtype]),
         # A tile is unrolled only where its constant sizes are known: inside its caller.
         ("CYTHON_INLINE", "inline __attribute__((always_inline))"),
     ]

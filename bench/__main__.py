@@ -71,6 +71,10 @@ def run_kernels(options: argparse.Namespace) -> None:
         f"{kernels.REFERENCE_ROUNDS} rounds), each one call or {1e3 * SAMPLE_SECONDS:.0f} ms")
     described["figures"] = (
         "median [quartiles]; ratios are medians of the rounds' ratios, above 1 fastnet is faster")
+    described["parts"] = (
+        "dense_backward is timed in three; the reference's figures are its dense_forward of the "
+        "same matrices, transposed beforehand, for dX and dW, and sums of columns for db; "
+        "scale_forward is scale_backward's kernel too")
     lines = []
 
     def show(line: str) -> None:

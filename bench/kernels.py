@@ -4,11 +4,12 @@ A function per kernel makes its case: the inputs, the contenders and the exact r
 contenders read and write the same arrays, so none has the better alignment. Scratch space and
 constants of NumPy's side are made beforehand, as zero-dimensional arrays where they are scalars,
 which its functions take faster than Python floats; row sums are products with a vector of ones,
-which its BLAS adds up faster than `sum`. Every contender is one Python call, some 30 ns of each
-figure.
+which its BLAS adds up faster than `sum`; copies are assignments to `[...]`, which start faster than
+`copyto`. Every contender is one Python call, some 30 ns of each figure.
 
-Inputs are standard normal. Shapes are those of layers in grid.toml: n x n_in x n_out for products,
-n x n_out for what a layer's output goes through, n_in x n_out for updates.
+Inputs are standard normal, probabilities a softmax of such. Shapes are those of layers in
+grid.toml: n x n_in x n_out for products, n x n_out for what a layer's output goes through,
+n_in x n_out for updates.
 """
 
 import math
@@ -155,18 +156,20 @@ def dense_forward(new: Arrays, n: int, n_in: int, n_out: int) -> Case:
         exact=lambda X, W, b: [(X @ W + b, n_in + 1)])
 
 
-# fastnet and its reference have one dense_backward; its three parts are timed one by one, and for
-# the reference they are the three lines that its body consists of.
+# fastnet and its reference have one dense_backward; its three parts are timed one by one. The
+# reference cannot leave any out. So its figure for dX and dW is the same product by its
+# dense_forward, with the transposed matrix made beforehand, and for db the sum of each column in
+# plain Python, as its dense_backward takes it. Each spares the reference one transposition.
 
 def dense_backward_dX(new: Arrays, n: int, n_in: int, n_out: int) -> Case:
     X, W, dZ = new.normal(n, n_in), new.normal(n_in, n_out), new.normal(n, n_out)
     dX = new.nan(n, n_in)
     return Case(
-        inputs=(W, dZ), outputs=(dX,), flop=2 * n * n_in * n_out,
+        inputs=(dZ, W.T), outputs=(dX,), flop=2 * n * n_in * n_out,
         contenders={"fastnet": lambda: _ops.dense_backward(X, W, dZ, dX),
                     "NumPy": lambda: np.dot(dZ, W.T, out=dX)},
-        reference=lambda W, dZ: reference._matmul(dZ, reference._transpose(W)),
-        exact=lambda W, dZ: [(dZ @ W.T, n_out)])
+        reference=reference.dense_forward,
+        exact=lambda dZ, W_T: [(dZ @ W_T, n_out)])
 
 
 def dense_backward_dW(new: Arrays, n: int, n_in: int, n_out: int) -> Case:
@@ -178,10 +181,10 @@ def dense_backward_dW(new: Arrays, n: int, n_in: int, n_out: int) -> Case:
         return dW
 
     return Case(
-        inputs=(X, dZ), outputs=(dW,), flop=2 * n * n_in * n_out,
+        inputs=(X.T, dZ), outputs=(dW,), flop=2 * n * n_in * n_out,
         contenders={"fastnet": with_fastnet, "NumPy": lambda: np.dot(X.T, dZ, out=dW)},
-        reference=lambda X, dZ: reference._matmul(reference._transpose(X), dZ),
-        exact=lambda X, dZ: [(X.T @ dZ, n)])
+        reference=reference.dense_forward,
+        exact=lambda X_T, dZ: [(X_T @ dZ, n)])
 
 
 def dense_backward_db(new: Arrays, n: int, n_out: int) -> Case:
@@ -195,11 +198,12 @@ def dense_backward_db(new: Arrays, n: int, n_out: int) -> Case:
     return Case(
         inputs=(dZ,), outputs=(db,),
         contenders={"fastnet": with_fastnet, "NumPy": lambda: np.dot(ones, dZ, out=db)},
-        reference=lambda dZ: [sum(column) for column in reference._transpose(dZ)],
+        reference=lambda dZ: [sum(column) for column in zip(*dZ, strict=True)],
         exact=lambda dZ: [(dZ.sum(axis=0), n)])
 
 
 # ---- Element by element ------------------------------------------------------------------------
+# NumPy multiplies by a mask faster when the mask has become floats before.
 
 def relu_forward(new: Arrays, n: int, n_out: int) -> Case:
     X, Y, zero = new.normal(n, n_out), new.nan(n, n_out), new.constant(0)
@@ -217,7 +221,8 @@ def relu_backward(new: Arrays, n: int, n_out: int) -> Case:
 
     def with_numpy() -> Any:
         np.greater(X, zero, out=positive)
-        return np.multiply(dY, positive, out=dX)
+        dX[...] = positive
+        return np.multiply(dX, dY, out=dX)
 
     return Case(
         inputs=(X, dY), outputs=(dX,),
@@ -240,11 +245,59 @@ def add_forward(new: Arrays, n: int, n_out: int) -> Case:
     return of_two(new, n, n_out, _ops.add_forward, np.add, reference.add_forward)
 
 
+def add_backward(new: Arrays, n: int, n_out: int) -> Case:
+    dY, dA, dB = new.normal(n, n_out), new.nan(n, n_out), new.nan(n, n_out)
+
+    def with_numpy() -> tuple[np.ndarray, np.ndarray]:
+        dA[...] = dY
+        dB[...] = dY
+        return dA, dB
+
+    return Case(
+        inputs=(dY,), outputs=(dA, dB),
+        contenders={"fastnet": lambda: _ops.add_backward(dY, dA, dB), "NumPy": with_numpy},
+        reference=reference.add_backward,
+        exact=lambda dY: [(dY, 1), (dY, 1)])
+
+
 def maximum_forward(new: Arrays, n: int, n_out: int) -> Case:
     return of_two(new, n, n_out, _ops.maximum_forward, np.maximum, reference.maximum_forward)
 
 
-# ---- Softmax and losses ------------------------------------------------------------------------
+def maximum_backward(new: Arrays, n: int, n_out: int) -> Case:
+    A, B, dY = new.normal(n, n_out), new.normal(n, n_out), new.normal(n, n_out)
+    dA, dB, first = new.nan(n, n_out), new.nan(n, n_out), np.empty((n, n_out), bool)
+
+    def with_numpy() -> tuple[np.ndarray, np.ndarray]:
+        np.greater_equal(A, B, out=first)
+        dA[...] = first
+        np.multiply(dA, dY, out=dA)
+        np.subtract(dY, dA, out=dB)         # dY or 0, exactly
+        return dA, dB
+
+    return Case(
+        inputs=(A, B, dY), outputs=(dA, dB),
+        contenders={"fastnet": lambda: _ops.maximum_backward(A, B, dY, dA, dB),
+                    "NumPy": with_numpy},
+        reference=reference.maximum_backward,
+        exact=lambda A, B, dY: [(np.where(A >= B, dY, 0), 1), (np.where(A >= B, 0, dY), 1)])
+
+
+FACTOR = 0.1
+
+
+def scale_forward(new: Arrays, n: int, n_out: int) -> Case:
+    """Also the case of scale_backward: both are one kernel, and differ in names alone."""
+    X, Y, factor = new.normal(n, n_out), new.nan(n, n_out), new.constant(FACTOR)
+    return Case(
+        inputs=(X,), outputs=(Y,),
+        contenders={"fastnet": lambda: _ops.scale_forward(X, FACTOR, Y),
+                    "NumPy": lambda: np.multiply(X, factor, out=Y)},
+        reference=lambda X: reference.scale_forward(X, FACTOR),
+        exact=lambda X: [(FACTOR * X, 1)])
+
+
+# ---- Softmax, losses, accuracy -----------------------------------------------------------------
 # NumPy finds the maxima of short rows in a transposed copy, up to eight times as fast.
 
 def softmax_forward(new: Arrays, n: int, n_classes: int) -> Case:
@@ -254,7 +307,7 @@ def softmax_forward(new: Arrays, n: int, n_classes: int) -> Case:
     row = column.reshape(n)
 
     def with_numpy() -> Any:
-        np.copyto(columns, X.T)
+        columns[...] = X.T
         np.maximum.reduce(columns, axis=0, out=row)
         np.subtract(X, column, out=Y)
         np.exp(Y, out=Y)
@@ -299,7 +352,7 @@ def softmax_cross_entropy(new: Arrays, n: int, n_classes: int) -> Case:
     rows, share = new.constant(n), new.constant(1 / n)
 
     def with_numpy() -> tuple[float, np.ndarray]:
-        np.copyto(columns, logits.T)
+        columns[...] = logits.T
         np.maximum.reduce(columns, axis=0, out=row)
         np.subtract(logits, column, out=dlogits)
         np.add(row_starts, labels, out=positions)
@@ -330,6 +383,34 @@ def softmax_cross_entropy(new: Arrays, n: int, n_classes: int) -> Case:
         reference=reference.softmax_cross_entropy, exact=exact)
 
 
+def cross_entropy(new: Arrays, n: int, n_classes: int) -> Case:
+    P, dP = new.probabilities(n, n_classes), new.nan(n, n_classes)
+    labels, row_ones = new.rng.integers(0, n_classes, n), np.ones(n, new.dtype)
+    at_label, logs, flat_P, flat_dP = new.nan(n), new.nan(n), P.reshape(-1), dP.reshape(-1)
+    row_starts, positions = np.arange(n) * n_classes, np.empty(n, np.int64)
+    minus_share = new.constant(-1 / n)
+
+    def with_numpy() -> tuple[float, np.ndarray]:
+        np.add(row_starts, labels, out=positions)
+        flat_P.take(positions, out=at_label, mode="clip")
+        np.log(at_label, out=logs)
+        loss = float(np.dot(logs, row_ones)) / -n
+        np.divide(minus_share, at_label, out=at_label)
+        dP.fill(0)
+        flat_dP[positions] = at_label
+        return loss, dP
+
+    def exact(P: np.ndarray, labels: np.ndarray) -> Exact:
+        at_label = np.eye(n_classes)[labels]
+        # The loss is a mean of n rounded terms; the gradient is 0, or rounded at its own size.
+        return [(-np.log(P[np.arange(n), labels]).mean(), math.sqrt(n)), (-at_label / P / n, 1 / n)]
+
+    return Case(
+        inputs=(P, labels), outputs=(dP,),
+        contenders={"fastnet": lambda: _ops.cross_entropy(P, labels, dP), "NumPy": with_numpy},
+        reference=reference.cross_entropy, exact=exact)
+
+
 def mean_squared_error(new: Arrays, n: int, n_out: int) -> Case:
     Y, T, dY = new.normal(n, n_out), new.normal(n, n_out), new.nan(n, n_out)
     size = n * n_out
@@ -347,6 +428,24 @@ def mean_squared_error(new: Arrays, n: int, n_out: int) -> Case:
         reference=reference.mean_squared_error,
         exact=lambda Y, T: [(np.mean((Y - T) ** 2), math.sqrt(size)),
                             (2 * (Y - T) / size, 1 / size)])
+
+
+def count_correct(new: Arrays, n: int, n_classes: int) -> Case:
+    scores, labels = new.normal(n, n_classes), new.rng.integers(0, n_classes, n)
+    labels[::2] = scores[::2].argmax(axis=1)    # else a wrong count might well be as high by chance
+    largest, hits = np.empty(n, np.int64), np.empty(n, bool)
+
+    def with_numpy() -> int:
+        scores.argmax(axis=1, out=largest)      # maxima would not tell the first of equals
+        np.equal(largest, labels, out=hits)
+        return int(np.count_nonzero(hits))
+
+    return Case(
+        inputs=(scores, labels), outputs=(),
+        contenders={"fastnet": lambda: _ops.count_correct(scores, labels), "NumPy": with_numpy},
+        reference=reference.count_correct,
+        # One more or less is beyond the tolerance up to two million rows in float32.
+        exact=lambda scores, labels: [(np.sum(scores.argmax(axis=1) == labels), 1)])
 
 
 # ---- Updates -----------------------------------------------------------------------------------
@@ -412,9 +511,10 @@ def sgd_update_nesterov(new: Arrays, n_in: int, n_out: int) -> Case:
 # ---- Which cases there are, and their figures --------------------------------------------------
 
 PRODUCTS = [dense_forward, dense_backward_dX, dense_backward_dW]
-HIDDEN = [dense_backward_db, relu_forward, relu_backward, add_forward, maximum_forward]
-LAST = [dense_backward_db, softmax_forward, softmax_backward, softmax_cross_entropy,
-        mean_squared_error]
+HIDDEN = [dense_backward_db, relu_forward, relu_backward, add_forward, add_backward,
+          maximum_forward, maximum_backward, scale_forward]
+LAST = [dense_backward_db, softmax_forward, softmax_backward, softmax_cross_entropy, cross_entropy,
+        mean_squared_error, count_correct]
 UPDATES = [sgd_update, sgd_update_momentum, sgd_update_nesterov]
 
 

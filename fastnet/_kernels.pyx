@@ -16,10 +16,21 @@ from fastnet._table cimport KernelTable, real
 
 cdef extern from "_machine.h":
     ctypedef float vec              # LANES reals in one register; operators work lane by lane
-    const Py_ssize_t LANES
+    ctypedef float vec_in_array     # LANES reals in an array, wherever it begins
+    enum:
+        LANES
+        ROWS
+        VECTORS
+        DOT_COLS
     vec broadcast(real x) nogil     # x in every lane
+    vec vec_relu(vec v) nogil       # 0 where v <= 0, else v
+    vec load_first(const real *p, Py_ssize_t n) nogil   # n lanes, and 0 in the others
+    void store_first(real *p, vec v, Py_ssize_t n) nogil
+    vec zip_low(vec a, vec b) nogil     # a0 b0 a1 b1 ...: the first LANES of them
+    vec zip_high(vec a, vec b) nogil    # and the others
 
 include "_elementwise.pxi"
+include "_products.pxi"
 include "_dense.pxi"
 include "_softmax.pxi"
 include "_losses.pxi"

@@ -24,7 +24,7 @@ cnp.import_array()
 cdef extern from "_machine.h":
     int cpu_has_x86_64_v3()
     int cpu_has_x86_64_v4()
-    const char *FASTNET_COMPILER
+    const char *VERSION "__VERSION__"
 
 
 # ---- The kernels in use ----------------------------------------------------------------------
@@ -45,7 +45,8 @@ def available_isas():
 
 def compiler():
     """Return name and version of the compiler that built this module."""
-    return FASTNET_COMPILER.decode()
+    version = VERSION.decode()          # clang's names it, gcc's is the bare number
+    return f"gcc {version}" if version[0].isdigit() else version
 
 
 cdef const KernelTable *load(str dtype, str isa) except NULL:

@@ -97,6 +97,42 @@ def test_dense_at_every_width_and_batch_writes_its_outputs_and_nothing_else(n_in
             assert np.all(block[:guard] == 7) and np.all(block[-guard:] == 7)
 
 
+@pytest.mark.parametrize("shape", [
+    (1100, 7, 5), (7, 1100, 5), (5, 7, 1100), (1, 1100, 300), (3, 300, 1100), (2, 1100, 1100),
+    (400, 600, 70), (800, 70, 520), (64, 513, 10), (1025, 40, 2), (33, 128, 4)], ids=str)
+def test_dense_of_sizes_that_are_cut_into_blocks(shape, dtype, rng):
+    n, n_in, n_out = shape
+    X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
+    dZ, dW = draw(rng, dtype, n, n_out), np.full((n_in, n_out), np.nan, dtype)
+    Z = _ops.dense_forward(X, W, b)
+    rectified = _ops.dense_forward(X, W, b, relu=True)
+    dX = _ops.dense_backward(X, W, dZ, dW=dW)
+    assert np.array_equal(rectified, np.maximum(Z, 0))
+    bounds = (product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps,
+              product_bound(dZ, W.T, dtype), product_bound(X.T, dZ, dtype))
+    X, W, b, dZ = exact(X, W, b, dZ)
+    for found, expected, bound in zip((Z, dX, dW), (X @ W + b, dZ @ W.T, X.T @ dZ), bounds,
+                                      strict=True):
+        assert_within(found, expected, bound)
+
+
+def test_the_same_bits_wherever_the_arrays_lie(dtype, rng):
+    """Vectors may start at any entry: the cuts depend on the shape alone."""
+    n, n_in, n_out = 13, 77, 53
+    X, W, dZ = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n, n_out)
+    seen = set()
+    for offset in range(17):
+        def moved(array, offset=offset):
+            place = np.empty(array.size + 17, dtype)[offset:offset + array.size]
+            place[...] = array.ravel()
+            return place.reshape(array.shape)
+        dW = moved(W)
+        results = (_ops.dense_forward(moved(X), moved(W)),
+                   _ops.dense_backward(moved(X), moved(W), moved(dZ), dW=dW), dW)
+        seen.add(b"".join(result.tobytes() for result in results))
+    assert len(seen) == 1
+
+
 def test_dense_with_bias_starts_from_it_and_zero_input_gives_it(dtype):
     b = np.arange(1, 36, dtype=dtype)
     Z = _ops.dense_forward(np.zeros((3, 2), dtype), np.ones((2, 35), dtype), b)

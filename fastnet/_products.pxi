@@ -1,0 +1,315 @@
+# Matrix products, where most of a network's time goes:  C (m, n) := A (m, k) B (k, n) + bias.
+#
+# C is cut into strips a few vectors wide, a strip into tiles a few rows high. A tile stays in
+# registers while p walks along the inner dimension:  c[i, :] += A[i, p] B[p, :]. A long inner
+# dimension is cut into blocks of DEPTH, many rows into blocks of HEIGHT, so that what is read again
+# soon is still in a cache. Every cut depends on shapes alone, so the order of every sum does too.
+#
+# Rows of B must be contiguous for that. Where they are not (dX needs W^T), a strip of B is copied
+# into a panel first. Where C is narrow, or has few rows, `dots` does better: it multiplies rows
+# with rows, along the inner dimension. The callers in _dense.pxi choose, again by shapes alone.
+
+cdef enum:
+    DEPTH = 512         # of a strip of B: with VECTORS, at most 96 KB
+    HEIGHT = 384        # of a block of A: with DEPTH, at most 1.5 MB
+    WIDE = 8            # vectors across where there is a single row
+
+
+cdef inline void tile(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
+        const real *start, Py_ssize_t start_row, real *C, Py_ssize_t c_row,
+        Py_ssize_t k, Py_ssize_t whole, Py_ssize_t last, bint relu,
+        int rows, int vectors) noexcept nogil:
+    """C[i, j] = start[i, j] + sum_p A[i, p] B[p, j],  then max(C, 0) if relu;  start NULL: 0.
+
+    `rows` times `vectors` vectors of C, the last of which has `last` columns. A[i, p] stands at
+    A[i * a_row + p * a_col]. In the first `whole` rows of B the last vector may be read as a whole.
+    """
+    cdef vec c[ROWS * WIDE]
+    cdef vec b[WIDE]
+    cdef const real *a[ROWS]
+    cdef Py_ssize_t p
+    cdef int i, j
+    for i in range(rows):
+        a[i] = A + i * a_row
+        for j in range(vectors):
+            if start == NULL:
+                c[i * vectors + j] = broadcast(0)
+            elif i > 0 and start_row == 0:
+                c[i * vectors + j] = c[j]
+            elif j < vectors - 1:
+                c[i * vectors + j] = (<const vec_in_array *>(start + i * start_row + j * LANES))[0]
+            else:
+                c[i * vectors + j] = load_first(start + i * start_row + j * LANES, last)
+    for p in range(whole):
+        for j in range(vectors):
+            b[j] = (<const vec_in_array *>(B + p * b_row + j * LANES))[0]
+        for i in range(rows):
+            for j in range(vectors):
+                c[i * vectors + j] = c[i * vectors + j] + a[i][p * a_col] * b[j]
+    for p in range(whole, k):
+        for j in range(vectors - 1):
+            b[j] = (<const vec_in_array *>(B + p * b_row + j * LANES))[0]
+        b[vectors - 1] = load_first(B + p * b_row + (vectors - 1) * LANES, last)
+        for i in range(rows):
+            for j in range(vectors):
+                c[i * vectors + j] = c[i * vectors + j] + a[i][p * a_col] * b[j]
+    for i in range(rows):
+        for j in range(vectors):
+            if relu:
+                c[i * vectors + j] = vec_relu(c[i * vectors + j])
+            if j < vectors - 1 or last == LANES:
+                (<vec_in_array *>(C + i * c_row + j * LANES))[0] = c[i * vectors + j]
+            else:
+                store_first(C + i * c_row + j * LANES, c[i * vectors + j], last)
+
+
+cdef inline void strip(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
+        const real *start, Py_ssize_t start_row, real *C, Py_ssize_t c_row,
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t whole, Py_ssize_t last, bint relu,
+        int vectors) noexcept nogil:
+    """Tiles down the m rows of a strip: as many of ROWS as fit, then smaller ones."""
+    while m >= ROWS and vectors <= VECTORS:
+        tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
+             k, whole, last, relu, ROWS, vectors)
+        A, start, C, m = A + ROWS * a_row, start + ROWS * start_row, C + ROWS * c_row, m - ROWS
+    if m >= 4 and vectors <= VECTORS:
+        tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
+             k, whole, last, relu, 4, vectors)
+        A, start, C, m = A + 4 * a_row, start + 4 * start_row, C + 4 * c_row, m - 4
+    if m >= 2 and vectors <= VECTORS:
+        tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
+             k, whole, last, relu, 2, vectors)
+        A, start, C, m = A + 2 * a_row, start + 2 * start_row, C + 2 * c_row, m - 2
+    while m >= 1:
+        tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
+             k, whole, last, relu, 1, vectors)
+        A, start, C, m = A + a_row, start + start_row, C + c_row, m - 1
+
+
+cdef inline Py_ssize_t share(Py_ssize_t whole, Py_ssize_t most) noexcept nogil:
+    """The first part, where `whole` is cut evenly into as few parts (up to `most`) as will do."""
+    cdef Py_ssize_t parts = max(<Py_ssize_t>1, (whole + most - 1) // most)
+    return (whole + parts - 1) // parts
+
+
+cdef void product(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
+        const real *bias, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu) noexcept nogil:
+    """C (m, n) := A (m, k) B (k, n) + bias, then max(C, 0) if relu.
+
+    Any strides, except that bias (or NULL) and relu need c_col 1.
+    """
+    cdef Py_ssize_t i = 0, p, height, depth
+    while i < m:
+        height = share(m - i, HEIGHT)
+        p = 0
+        while True:
+            depth = share(k - p, DEPTH)
+            block(A + i * a_row + p * a_col, a_row, a_col, B + p * b_row, b_row, b_col,
+                  bias, C + i * c_row, c_row, c_col, height, depth, n,
+                  p > 0, p + depth == k, relu and p + depth == k)
+            p += depth
+            if p >= k:
+                break
+        i += height
+
+
+cdef void block(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
+        const real *bias, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n,
+        bint add, bint ends, bint relu) noexcept nogil:
+    """One block of `product`: C := A B + bias, or C += A B if add. `ends`: B's memory ends here."""
+    cdef vec panel[DEPTH * VECTORS]
+    cdef vec held[ROWS * VECTORS]
+    cdef Py_ssize_t j = 0, i, q, width, last, whole, row, rows, start_row
+    cdef bint wide = m == 1 and b_col == 1 and c_col == 1
+    cdef int vectors
+    cdef const real *b
+    cdef const real *start
+    while j < n:
+        vectors = <int>share((n - j + LANES - 1) // LANES, VECTORS)
+        if wide and n - j >= WIDE * LANES:
+            vectors = WIDE
+        width = min(n - j, vectors * <Py_ssize_t>LANES)
+        last = width - (vectors - 1) * <Py_ssize_t>LANES
+        b, row, whole = B + j, b_row, k
+        if b_col != 1:
+            pack_transposed(B + j * b_col, b_col, <real *>panel, vectors * LANES, k, width)
+            b, row = <const real *>panel, vectors * LANES
+        elif ends and j + vectors * LANES > n:
+            # The last vector of the last rows would reach beyond the end of B.
+            whole = max(<Py_ssize_t>0, k - (j + vectors * LANES - n + b_row - 1) // b_row)
+        if c_col == 1:
+            if add:
+                start, start_row = C + j, c_row
+            else:
+                start, start_row = bias + j if bias != NULL else NULL, 0
+            run_strip(A, a_row, a_col, b, row, start, start_row, C + j, c_row,
+                      m, k, whole, last, relu, vectors)
+        else:
+            i = 0
+            while i < m:
+                rows = min(m - i, <Py_ssize_t>ROWS)
+                run_strip(A + i * a_row, a_row, a_col, b, row, NULL, 0,
+                          <real *>held, vectors * LANES, rows, k, whole, LANES, False, vectors)
+                scatter(<const real *>held, vectors * LANES,
+                        C + i * c_row + j * c_col, c_row, c_col, rows, width, add)
+                i += rows
+        j += width
+
+
+cdef void run_strip(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
+        const real *start, Py_ssize_t start_row, real *C, Py_ssize_t c_row,
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t whole, Py_ssize_t last, bint relu,
+        int vectors) noexcept nogil:
+    """`strip` with its width as a constant."""
+    if vectors == 1:
+        strip(A, a_row, a_col, B, b_row, start, start_row, C, c_row, m, k, whole, last, relu, 1)
+    elif vectors == 2:
+        strip(A, a_row, a_col, B, b_row, start, start_row, C, c_row, m, k, whole, last, relu, 2)
+    elif vectors == 3:
+        strip(A, a_row, a_col, B, b_row, start, start_row, C, c_row, m, k, whole, last, relu, 3)
+    else:
+        strip(A, a_row, a_col, B, b_row, start, start_row, C, c_row, m, k, whole, last, relu, WIDE)
+
+
+cdef void scatter(
+        const real *held, Py_ssize_t held_row, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
+        Py_ssize_t rows, Py_ssize_t width, bint add) noexcept nogil:
+    """C[i, j] := held[i, j], or C[i, j] += held[i, j] if add."""
+    cdef Py_ssize_t i, j
+    for j in range(width):
+        for i in range(rows):
+            if add:
+                C[i * c_row + j * c_col] += held[i * held_row + j]
+            else:
+                C[i * c_row + j * c_col] = held[i * held_row + j]
+
+
+cdef void pack_transposed(
+        const real *W, Py_ssize_t w_row, real *panel, Py_ssize_t panel_row,
+        Py_ssize_t k, Py_ssize_t width) noexcept nogil:
+    """panel[p, j] := W[j, p]   for k times width entries."""
+    cdef Py_ssize_t p = 0, q, j
+    while p + LANES <= k:
+        j = 0
+        while j + LANES <= width:
+            transpose(W + j * w_row + p, w_row, panel + p * panel_row + j, panel_row)
+            j += LANES
+        while j < width:
+            for q in range(p, p + LANES):
+                panel[q * panel_row + j] = W[j * w_row + q]
+            j += 1
+        p += LANES
+    for j in range(width):
+        for q in range(p, k):
+            panel[q * panel_row + j] = W[j * w_row + q]
+
+
+cdef inline void transpose(
+        const real *X, Py_ssize_t x_row, real *Y, Py_ssize_t y_row) noexcept nogil:
+    """Y[p, i] := X[i, p]   for LANES times LANES entries.
+
+    To zip the first half of the rows with the second, log2(LANES) times over, is to transpose.
+    """
+    cdef vec rows[LANES]
+    cdef vec zipped[LANES]
+    cdef int i, step = 1
+    for i in range(LANES):
+        rows[i] = (<const vec_in_array *>(X + i * x_row))[0]
+    while step < LANES:
+        for i in range(LANES // 2):
+            zipped[2 * i] = zip_low(rows[i], rows[i + LANES // 2])
+            zipped[2 * i + 1] = zip_high(rows[i], rows[i + LANES // 2])
+        for i in range(LANES):
+            rows[i] = zipped[i]
+        step *= 2
+    for i in range(LANES):
+        (<vec_in_array *>(Y + i * y_row))[0] = rows[i]
+
+
+cdef inline vec sums_of_lanes(vec *v) noexcept nogil:
+    """Lane l is the sum of v[l], for LANES vectors, which are used up.
+
+    Zipped halves added up are half as many vectors, with the lanes of two in one; and so on.
+    """
+    cdef int i, half = LANES // 2
+    while half >= 1:
+        for i in range(half):
+            v[i] = zip_low(v[i], v[i + half]) + zip_high(v[i], v[i + half])
+        half = half // 2
+    return v[0]
+
+
+cdef inline void dots_tile(
+        const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row,
+        const real *bias, real *C, Py_ssize_t c_row,
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, bint relu, int rows, int cols) noexcept nogil:
+    """C[i, j] = bias[j] + sum_p A[i, p] B[j, p],  then max(C, 0) if relu;  bias NULL: 0.
+
+    rows * cols = LANES entries of C, of which m times n (at most rows and cols) are wanted; the
+    others are computed from the last row again, and left out.
+    """
+    cdef vec c[LANES]
+    cdef vec x
+    cdef const real *a[LANES]
+    cdef const real *b[LANES]
+    cdef real total
+    cdef Py_ssize_t p
+    cdef int i, j
+    for i in range(rows):
+        a[i] = A + min(<Py_ssize_t>i, m - 1) * a_row
+    for j in range(cols):
+        b[j] = B + min(<Py_ssize_t>j, n - 1) * b_row
+    for i in range(LANES):
+        c[i] = broadcast(0)
+    p = 0
+    while p + LANES <= k:
+        for i in range(rows):
+            x = (<const vec_in_array *>(a[i] + p))[0]
+            for j in range(cols):
+                c[i * cols + j] = c[i * cols + j] + x * (<const vec_in_array *>(b[j] + p))[0]
+        p += LANES
+    if p < k:
+        for i in range(rows):
+            x = load_first(a[i] + p, k - p)
+            for j in range(cols):
+                c[i * cols + j] = c[i * cols + j] + x * load_first(b[j] + p, k - p)
+    c[0] = sums_of_lanes(c)
+    for i in range(rows):
+        for j in range(cols):
+            if i < m and j < n:
+                total = (<const real *>c)[i * cols + j]
+                if bias != NULL:
+                    total = total + bias[j]
+                C[i * c_row + j] = 0 if relu and total <= 0 else total
+
+
+cdef void dots(
+        const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row,
+        const real *bias, real *C, Py_ssize_t c_row,
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, bint relu) noexcept nogil:
+    """C (m, n) := A (m, k) B^T + bias, then max(C, 0) if relu, with B (n, k); bias or NULL."""
+    cdef Py_ssize_t i = 0, j
+    cdef int rows = LANES // DOT_COLS if m >= 4 else 1
+    while i < m:
+        j = 0
+        while j < n:
+            if m >= 4:
+                dots_tile(A + i * a_row, a_row, B + j * b_row, b_row,
+                          bias + j if bias != NULL else NULL, C + i * c_row + j, c_row,
+                          m - i, n - j, k, relu, LANES // DOT_COLS, DOT_COLS)
+                j += DOT_COLS
+            else:
+                dots_tile(A + i * a_row, a_row, B + j * b_row, b_row,
+                          bias + j if bias != NULL else NULL, C + i * c_row + j, c_row,
+                          m - i, n - j, k, relu, 1, LANES)
+                j += LANES
+        i += rows
