@@ -7,9 +7,8 @@ from setuptools import Extension, setup
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,       # kernels use pointers; what has an index is checked before the loop
-    "wraparound": False,
+    "wraparound": False,        # and is never negative
     "cdivision": True,          # C's division: divisors are sizes and sums, checked to be positive
-    "initializedcheck": False,
     "embedsignature": True,     # help() shows arguments
     "autotestdict": False,      # no __test__ dictionary: doctests are not kept in compiled code
 }
@@ -17,6 +16,7 @@ DIRECTIVES = {
 FLAGS = [
     "-O3",                      # -O2 leaves the tiles' constant loops rolled up
     "-fno-trapping-math",       # lets both sides of a comparison be computed; values are unchanged
+    "-fno-inline-functions-called-once",    # each panel on the stack only while it is in use
     "-g0",                      # no debug sections: they are most of a module's size
 ]
 
@@ -26,8 +26,8 @@ FLAGS = [
 ISAS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["x86-64-v3"] = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
-    ISAS["x86-64-v4"] = [*ISAS["x86-64-v3"], "-mprefer-vector-width=512"]
-    ISAS["x86-64-v4"] += [f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")]
+    ISAS["x86-64-v4"] = [*ISAS["x86-64-v3"], "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq"]
+    ISAS["x86-64-v4"] += ["-mavx512vl", "-mprefer-vector-width=512"]    # gcc would stay at 256
 
 DTYPES = {"float32": 32, "float64": 64}
 

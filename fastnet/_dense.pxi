@@ -5,6 +5,7 @@
 
 cdef enum:
     BAND = 64       # columns whose sums are taken together in double
+    PANEL = 1024    # vectors on the stack for the transposed weights of a narrow layer: 64 KB
 
 
 cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
@@ -23,29 +24,31 @@ cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexce
         first += width
 
 
-cdef void dense_forward(
+cdef void forward_by_dots(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
-    """Z = X W + b, then max(Z, 0) if relu."""
-    cdef vec panel[DEPTH * VECTORS]
-    # Per row of X: vectors of Z for each input, against vectors of X for each output (rounded up
-    # to a tile) and some 3 vectors' worth of adding up lanes.
-    cdef Py_ssize_t by_tiles = n_in * ((n_out + LANES - 1) // LANES)
-    cdef Py_ssize_t by_dots = ((n_out + 3) & ~3) * (n_in // LANES + 3)
-    if n >= 8 and by_dots < by_tiles and n_out * n_in <= DEPTH * VECTORS * <Py_ssize_t>LANES:
-        pack_columns(W, <real *>panel, n_in, n_out)
-        dots(X, n_in, <const real *>panel, n_in, b, Z, n_out, n, n_out, n_in, relu)
-    else:
-        product(X, n_in, 1, W, n_out, 1, b, Z, n_out, 1, n, n_in, n_out, relu)
-
-
-cdef void pack_columns(
-        const real *W, real *columns, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """columns[j, p] := W[p, j]"""
+    """As `dense_forward`, by `dots` with the columns of W as rows: at most PANEL vectors."""
+    cdef vec panel[PANEL]
+    cdef real *columns = <real *>panel
     cdef Py_ssize_t p, j
     for p in range(n_in):
         for j in range(n_out):
             columns[j * n_in + p] = W[p * n_out + j]
+    dots(X, n_in, columns, n_in, b, Z, n_out, n, n_out, n_in, relu)
+
+
+cdef void dense_forward(
+        const real *X, const real *W, const real *b, real *Z,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
+    """Z = X W + b, then max(Z, 0) if relu."""
+    # Per row of X: vectors of Z for each input, against vectors of X for each output (rounded up
+    # to a tile) and some 3 vectors' worth of adding up lanes.
+    cdef Py_ssize_t by_tiles = n_in * ((n_out + LANES - 1) // LANES)
+    cdef Py_ssize_t by_dots = ((n_out + 3) & ~3) * (n_in // LANES + 3)
+    if n >= 8 and by_dots < by_tiles and n_out * n_in <= PANEL * <Py_ssize_t>LANES:
+        forward_by_dots(X, W, b, Z, n, n_in, n_out, relu)
+    else:
+        product(X, n_in, 1, W, n_out, 1, b, Z, n_out, 1, n, n_in, n_out, relu)
 
 
 cdef void dense_backward(

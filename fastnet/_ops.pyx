@@ -365,7 +365,7 @@ def relu_forward(X, Y=None):
 
 
 def relu_backward(X, dY, dX=None):
-    """dX := dY where X > 0, else 0 (so the derivative at 0 is 0).
+    """dX := 0 where X <= 0, else dY (so the derivative at 0 is 0, and a NaN in X lets dY pass).
 
     X may be the output of `relu_forward` as well as its input: both are positive together.
 
@@ -469,7 +469,9 @@ def maximum_forward(A, B, Y=None):
 
 
 def maximum_backward(A, B, dY, dA=None, dB=None):
-    """dA := dY where A >= B, else 0;   dB := dY where A < B, else 0. On a tie the first wins.
+    """dA := dY where A is the maximum, else 0;   dB := dY elsewhere, else 0.
+
+    On a tie, and where A is NaN, A is the maximum; where only B is NaN, B is.
 
     Parameters
     ----------

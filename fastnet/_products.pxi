@@ -6,12 +6,13 @@
 # soon is still in a cache. Every cut depends on shapes alone, so the order of every sum does too.
 #
 # Rows of B must be contiguous for that. Where they are not (dX needs W^T), a strip of B is copied
-# into a panel first. Where C is narrow, or has few rows, `dots` does better: it multiplies rows
-# with rows, along the inner dimension. The callers in _dense.pxi choose, again by shapes alone.
+# into a panel first. Where C is too narrow to fill vectors, or has very few rows, `dots` does
+# better: it multiplies rows with rows, along the inner dimension. The callers in _dense.pxi choose,
+# again by shapes alone.
 
 cdef enum:
-    DEPTH = 512         # of a strip of B: with VECTORS, at most 96 KB
-    HEIGHT = 384        # of a block of A: with DEPTH, at most 1.5 MB
+    DEPTH = 256         # of a strip of B: with VECTORS, at most 48 KB, on the stack if copied
+    HEIGHT = 384        # of a block of A: with DEPTH, at most 768 KB
     WIDE = 8            # vectors across where there is a single row
 
 
@@ -69,7 +70,10 @@ cdef inline void strip(
         const real *start, Py_ssize_t start_row, real *C, Py_ssize_t c_row,
         Py_ssize_t m, Py_ssize_t k, Py_ssize_t whole, Py_ssize_t last, bint relu,
         int vectors) noexcept nogil:
-    """Tiles down the m rows of a strip: as many of ROWS as fit, then smaller ones."""
+    """Tiles down the m rows of a strip: as many of ROWS as fit, then smaller ones.
+
+    A WIDE strip has a single row; asking for `vectors <= VECTORS` leaves the others uncompiled.
+    """
     while m >= ROWS and vectors <= VECTORS:
         tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
              k, whole, last, relu, ROWS, vectors)
@@ -127,7 +131,7 @@ cdef void block(
     """One block of `product`: C := A B + bias, or C += A B if add. `ends`: B's memory ends here."""
     cdef vec panel[DEPTH * VECTORS]
     cdef vec held[ROWS * VECTORS]
-    cdef Py_ssize_t j = 0, i, q, width, last, whole, row, rows, start_row
+    cdef Py_ssize_t j = 0, i, width, last, whole, row, rows, start_row
     cdef bint wide = m == 1 and b_col == 1 and c_col == 1
     cdef int vectors
     cdef const real *b
@@ -157,7 +161,7 @@ cdef void block(
             while i < m:
                 rows = min(m - i, <Py_ssize_t>ROWS)
                 run_strip(A + i * a_row, a_row, a_col, b, row, NULL, 0,
-                          <real *>held, vectors * LANES, rows, k, whole, LANES, False, vectors)
+                          <real *>held, vectors * LANES, rows, k, whole, last, False, vectors)
                 scatter(<const real *>held, vectors * LANES,
                         C + i * c_row + j * c_col, c_row, c_col, rows, width, add)
                 i += rows

@@ -19,14 +19,14 @@ cdef struct KernelTable:
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
 
-    # Y := max(X, 0);   dX := dY where X > 0, else 0
+    # Y := max(X, 0);   dX := 0 where X <= 0, else dY (so a NaN in X lets dY pass)
     void (*relu_forward)(const real *X, real *Y, Py_ssize_t size) noexcept nogil
     void (*relu_backward)(
         const real *X, const real *dY, real *dX, Py_ssize_t size) noexcept nogil
     # Y := A + B;   dA := dY,   dB := dY
     void (*add_forward)(const real *A, const real *B, real *Y, Py_ssize_t size) noexcept nogil
     void (*add_backward)(const real *dY, real *dA, real *dB, Py_ssize_t size) noexcept nogil
-    # Y := max(A, B);   dA := dY where A >= B, else 0;   dB := dY where A < B, else 0
+    # Y := max(A, B);   dA := dY where Y is A (A >= B, or A is NaN), else 0;   dB := dY - dA
     void (*maximum_forward)(
         const real *A, const real *B, real *Y, Py_ssize_t size) noexcept nogil
     void (*maximum_backward)(

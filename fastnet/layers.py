@@ -228,7 +228,7 @@ class Dense(Layer):
         dy : array_like (n, out_features)
             Gradient of the loss by the output of the last forward.
         out : ndarray (n, in_features), optional
-            Written to and returned.
+            Written to and returned; must not overlap the input, `dy` or a parameter.
 
         Raises
         ------
@@ -258,8 +258,8 @@ class Dense(Layer):
 class ReLU(Layer):
     """Rectifier: `y = max(x, 0)`, for inputs of any shape.
 
-    Backward: `dx = dy` where `x > 0`, else 0; the derivative at 0 is 0 (exercises A and E).
-    NaN is passed on.
+    Backward: `dx = 0` where `x <= 0`, else `dy`; the derivative at 0 is 0 (exercises A and E).
+    NaN is passed on, and where `x` is NaN `dy` passes.
     """
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:

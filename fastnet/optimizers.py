@@ -117,6 +117,8 @@ class SGD:
             kept = self._velocities.get(layer)
             if kept is None:
                 kept = started[layer] = [np.zeros_like(value) for _, value, _ in own]
+            if len(kept) != len(own):
+                raise ValueError(f"{layer!r} had {len(kept)} parameters before, got {len(own)}")
             velocities += kept
         if len({id(value) for value in values}) < len(values):
             raise ValueError("layers must hold each parameter once, but one came twice")

@@ -10,7 +10,7 @@ import pytest
 
 from fastnet import _ops
 
-KERNEL_TESTS = Path(__file__).with_name("test_kernels.py")
+KERNEL_TESTS = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kernels", "memory")]
 
 
 def run(isa, *command):
@@ -30,7 +30,7 @@ def test_the_best_available_is_the_default():
 def test_the_kernel_tests_pass_on_every_other_instruction_set(isa):
     used = run(isa, "-c", "from fastnet import _ops; print(_ops.isa)")
     assert used.stdout.strip() == isa
-    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_TESTS))
+    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *KERNEL_TESTS)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
