@@ -469,7 +469,7 @@ def maximum_forward(A, B, Y=None):
 
 
 def maximum_backward(A, B, dY, dA=None, dB=None):
-    """dA := dY where A is the maximum, else 0;   dB := dY elsewhere, else 0.
+    """dA := dY where A is the maximum and 0 elsewhere;   dB the other way round.
 
     On a tie, and where A is NaN, A is the maximum; where only B is NaN, B is.
 

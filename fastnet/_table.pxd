@@ -26,7 +26,7 @@ cdef struct KernelTable:
     # Y := A + B;   dA := dY,   dB := dY
     void (*add_forward)(const real *A, const real *B, real *Y, Py_ssize_t size) noexcept nogil
     void (*add_backward)(const real *dY, real *dA, real *dB, Py_ssize_t size) noexcept nogil
-    # Y := max(A, B);   dA := dY where Y is A (A >= B, or A is NaN), else 0;   dB := dY - dA
+    # Y := max(A, B);   dA := dY where Y is A (A >= B, or A is NaN), dB := dY elsewhere; else 0
     void (*maximum_forward)(
         const real *A, const real *B, real *Y, Py_ssize_t size) noexcept nogil
     void (*maximum_backward)(
