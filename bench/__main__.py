@@ -1,35 +1,14 @@
 """Command line of the benchmarks: `python -m bench kernels --help`."""
 
 import argparse
-import json
+import math
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 
-from bench import kernels
-from bench.measure import SAMPLE_SECONDS, Summary, environment
-
-# What a row shows: heading, width, and the cell of a result.
-Column = tuple[str, int, Callable[[kernels.Result], str]]
-
-
-def digits(number: float) -> str:
-    """Return a number with three digits or all before the point."""
-    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}"
-
-
-def microseconds(summary: Summary | None) -> str:
-    """Return median [quartiles], or a dash for a contender that did not take part."""
-    if summary is None:
-        return "-"
-    median, q1, q3 = (digits(1e6 * s) for s in (summary.median, summary.q1, summary.q3))
-    return f"{median} [{q1}-{q3}]"
-
-
-def times(name: str) -> Column:
-    return f"{name} us", 26, lambda result: microseconds(result.times.get(name))
+from bench import kernels, peers, sweep
+from bench.measure import SAMPLE_SECONDS, environment
+from bench.report import Column, Report, digits, shape, times
 
 
 def ratio(name: str) -> Column:
@@ -42,64 +21,154 @@ def gflop_per_second(result: kernels.Result) -> str:
     return digits(result.flop / result.times["fastnet"].median / 1e9) if result.flop else "-"
 
 
-COLUMNS: list[Column] = [
+KERNEL_COLUMNS: list[Column] = [
     ("kernel", 21, lambda result: result.kernel),
-    ("shape", 14, lambda result: "x".join(map(str, result.shape))),
+    ("shape", 14, shape),
     times("fastnet"), times("NumPy"), ratio("NumPy"),
     times("reference"), ratio("reference"),
     ("fastnet GFLOP/s", 15, gflop_per_second),
 ]
 
 
-def table_row(cells: list[str]) -> str:
-    """Return a line of a Markdown table, padded so that it also reads well as plain text."""
-    padded = (f"{cell:<{width}}" for cell, (_, width, _) in zip(cells, COLUMNS, strict=True))
-    return f"| {' | '.join(padded)} |"
+def figure(name: str) -> Column:
+    return name, len(name), lambda row: digits(row.figures[name]) if name in row.figures else "-"
+
+
+def further(row: peers.Row) -> str:
+    """Return the figures that only some rows have."""
+    names = "ns per row", "fastnet GB/s", "copy GB/s"
+    return ", ".join(f"{digits(row.figures[name])} {name}" for name in names if name in row.figures)
+
+
+def targets(row: peers.Row) -> str:
+    met, missed = peers.judge(row)
+    return f"missed: {', '.join(map(str, missed))}" if missed else "met" if met else "-"
+
+
+PEER_COLUMNS: list[Column] = [
+    ("kernel", 19, lambda row: row.kernel),
+    ("shape", 14, shape),
+    times("fastnet"), figure("NumPy/fastnet"), figure("PyTorch/fastnet"),
+    times("fastnet in C"), figure("gemm/fastnet in C"), figure("share of peak"),
+    ("further", 31, further), ("targets", 36, targets),
+]
+
+
+def nothing_like(text: str) -> ValueError:
+    return ValueError(f"no kernel and shape contain {text!r}")
+
+
+def in_turns(rounds: int, seconds: float, sample_seconds: float = SAMPLE_SECONDS) -> str:
+    return (f"in turns for {rounds} rounds and {seconds} s or more, each one call or "
+            f"{1e3 * sample_seconds:.0f} ms")
+
+
+RATIOS = "median [quartiles]; ratios are medians of the rounds' ratios, above 1 fastnet is faster"
 
 
 def run_kernels(options: argparse.Namespace) -> None:
-    """Measure, print each row as soon as it is there, then write the files."""
+    """Measure the kernels against NumPy and the reference, or against their peers."""
+    if options.peers:
+        run_peers(options)
+        return
     layers = (kernels.read_layers() if options.all
               else kernels.SMALL_LAYERS if options.quick else kernels.SOME_LAYERS)
     plans = kernels.plans(layers, options.filter)
     if not plans:
-        raise ValueError(f"no kernel and shape contain {options.filter!r}")
+        raise nothing_like(options.filter)
     rounds, seconds = (5, 0.05) if options.quick else (11, 0.6)
+    report = Report({
+        **environment(options.dtype),
+        "samples": f"{in_turns(rounds, seconds)}; of the reference {kernels.REFERENCE_ROUNDS}",
+        "figures": RATIOS,
+        "parts": "dense_backward is timed in three; the reference's figures are its dense_forward "
+                 "of the same matrices, transposed beforehand, for dX and dW, and sums of columns "
+                 "for db; scale_forward is scale_backward's kernel too",
+    })
+    found = kernels.run(plans, options.dtype, rounds, seconds)
+    report.close(list(report.table(KERNEL_COLUMNS, found)), options.markdown, options.json)
+
+
+def run_peers(options: argparse.Namespace) -> None:
+    """Measure the kernels against their peers, and judge them by the targets."""
+    layers = kernels.SMALL_LAYERS if options.quick else kernels.read_layers()
+    plans = peers.plans(layers, options.filter, small=options.quick)
+    if not plans:
+        raise nothing_like(options.filter)
+    rounds, seconds = (5, 0.05) if options.quick else (9, 2)
+    rivals = peers.Peers(options.dtype)
+    report = Report({
+        **environment(options.dtype), **rivals.versions(),
+        "samples": in_turns(rounds, seconds),
+        "figures": RATIOS,
+        "in C": "repeated by a loop in C: gemm the bare product, fastnet with bias and ReLU",
+    })
+    found = peers.run(plans, rivals, options.dtype, rounds, seconds)
+    rows = list(report.table(PEER_COLUMNS, found))
+    judged = [(row, *peers.judge(row)) for row in rows]
+    n_met = sum(len(met) for _, met, _ in judged)
+    n_missed = sum(len(missed) for _, _, missed in judged)
+    report.show(f"{n_met} of {n_met + n_missed} targets are met; missed:")
+    for row, _, missed in judged:
+        for target in missed:
+            report.show(f"- {row.kernel} {shape(row)}: {target}, "
+                        f"found {row.figures[target.figure]:.4g}")
+    report.show("")
+    report.close(rows, options.markdown, options.json)
+
+
+WEAK_COLUMNS: list[Column] = [
+    ("kernel", 17, lambda point: point.kernel),
+    ("shape", 14, shape),
+    times("fastnet"), times("NumPy"),
+    ("NumPy/fastnet", 13, lambda point: digits(point.ratio)),
+    ("slower than", 40, lambda point: ", ".join(
+        f"{larger} by {ratio - 1:.0%}" for larger, ratio in point.cliffs.items())),
+]
+
+
+def quantile(heading: str, share: float) -> Column:
+    return heading, 6, lambda found: digits(found.quantile(share))
+
+
+DISTRIBUTION_COLUMNS: list[Column] = [
+    ("NumPy/fastnet", 17, lambda found: found.kernel),
+    ("points", 6, lambda found: str(len(found.points))),
+    quantile("min", 0), quantile("5 %", 0.05), quantile("median", 0.5), quantile("max", 1),
+    ("below 1", 7, lambda found: str(sum(point.ratio < 1 for point in found.points))),
+    ("cliffs", 6, lambda found: str(sum(bool(point.cliffs) for point in found.points))),
+]
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    """Measure the products over many shapes; show the weak ones and how ratios are distributed."""
+    shapes = sweep.random_shapes() + sweep.edge_shapes()
+    rounds = 5
+    if options.quick:
+        shapes = [shape for shape in shapes if math.prod(shape) < 10**5][::50]
+        rounds = 3
     described = environment(options.dtype)
-    described["samples"] = (
-        f"in turns for {rounds} rounds and {seconds} s or more (reference: "
-        f"{kernels.REFERENCE_ROUNDS} rounds), each one call or {1e3 * SAMPLE_SECONDS:.0f} ms")
-    described["figures"] = (
-        "median [quartiles]; ratios are medians of the rounds' ratios, above 1 fastnet is faster")
-    described["parts"] = (
-        "dense_backward is timed in three; the reference's figures are its dense_forward of the "
-        "same matrices, transposed beforehand, for dX and dW, and sums of columns for db; "
-        "scale_forward is scale_backward's kernel too")
-    lines = []
+    report = Report({
+        **described,
+        "samples": in_turns(rounds, 0, sweep.SAMPLE_SECONDS),
+        "figures": RATIOS,
+        "listed": f"what is slower than NumPy, or by {sweep.CLIFF - 1:.0%} slower than a larger "
+                  f"shape, in each of {1 + sweep.AGAIN} measurements",
+    })
+    points: list[sweep.Point] = []
 
-    def show(line: str) -> None:
-        lines.append(line)
-        print(line, flush=True)
+    def weak() -> Iterator[sweep.Point]:
+        for point in sweep.run(shapes, options.dtype, rounds):
+            points.append(point)
+            if point.ratio < 1 or point.cliffs:
+                yield point
 
-    for name, value in described.items():
-        show(f"- {name}: {value}")
-    show("")
-    show(table_row([heading for heading, _, _ in COLUMNS]))
-    show(table_row(["-" * width for _, width, _ in COLUMNS]))
-    results = []
-    started, worked = time.perf_counter(), time.process_time()
-    for result in kernels.run(plans, options.dtype, rounds, seconds):
-        results.append(asdict(result))
-        show(table_row([cell(result) for _, _, cell in COLUMNS]))
-    share = (time.process_time() - worked) / (time.perf_counter() - started)
-    described["share of a core"] = (
-        f"{share:.0%}; the rest went to other processes, which disturb the figures")
-    show(f"\n- share of a core: {described['share of a core']}")
-    if options.markdown:
-        options.markdown.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    if options.json:
-        content = {"environment": described, "results": results}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    list(report.table(WEAK_COLUMNS, weak()))
+    list(report.table(DISTRIBUTION_COLUMNS, sweep.distributions(points)))
+    if options.plot:
+        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
+        sweep.draw(points, title).savefig(options.plot, dpi=150)
+    report.close(points, options.markdown, options.json)
 
 
 def new_file(text: str) -> Path:
@@ -110,6 +179,13 @@ def new_file(text: str) -> Path:
     return path
 
 
+def add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    command.add_argument("--json", metavar="FILE", type=new_file, help="write figures to FILE")
+    command.add_argument("--markdown", metavar="FILE", type=new_file,
+                         help="write what is printed to FILE")
+
+
 def main() -> int:
     """Return the exit status: 1 if a contender gives a wrong result, which stops the run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of fastnet.")
@@ -117,20 +193,30 @@ def main() -> int:
     command = commands.add_parser(
         "kernels", help="each core loop against NumPy and the pure-Python reference",
         description="Each core loop against NumPy and the pure-Python reference, one thread each.")
+    command.add_argument("--peers", action="store_true",
+                         help="against NumPy, PyTorch and BLAS at their best, every layer of the "
+                              "grid, and judged by targets; needs the [bench] extra")
     size = command.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small layers, few rounds")
     size.add_argument("--all", action="store_true", help="every layer of the grid: takes long")
-    command.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     command.add_argument("--filter", metavar="SUBSTRING", default="",
                          help="only cases like this, for example dense or 64x10")
-    command.add_argument("--json", metavar="FILE", type=new_file, help="write figures to FILE")
-    command.add_argument("--markdown", metavar="FILE", type=new_file,
-                         help="write the table to FILE")
+    add_common(command)
     command.set_defaults(run=run_kernels)
+
+    command = commands.add_parser(
+        "sweep", help="the products against NumPy over many shapes",
+        description="The three products of a dense layer against NumPy over many shapes: where "
+                    "NumPy is faster, and where a larger shape is.")
+    command.add_argument("--quick", action="store_true", help="few and small shapes")
+    command.add_argument("--plot", metavar="FILE", type=new_file,
+                         help="draw speed over work as PNG; needs matplotlib")
+    add_common(command)
+    command.set_defaults(run=run_sweep)
     options = parser.parse_args()
     try:
         options.run(options)
-    except (kernels.WrongResult, ValueError) as error:
+    except (kernels.WrongResult, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -18,7 +18,23 @@ from fastnet import _ops
 
 Run = Callable[[], Any]
 
-SAMPLE_SECONDS = 2e-3     # a sample repeats a shorter call: far above what reading the clock costs
+SAMPLE_SECONDS = 2e-3     # far above what reading the clock costs
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A contender that repeats itself `repeat(calls)` times, free of a Python call for each."""
+
+    repeat: Callable[[int], Any]
+
+    def __call__(self) -> Any:
+        return self.repeat(1)
+
+    def timeit(self, calls: int) -> float:
+        """Return the seconds that so many calls take, as `timeit.Timer` does."""
+        start = time.perf_counter()
+        self.repeat(calls)
+        return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -47,13 +63,14 @@ def median_ratio(rival: list[float], own: list[float]) -> float:
 
 
 def time_in_turns(
-    contenders: Mapping[str, Run], rounds: int, seconds: float, fewer: Mapping[str, int]
+    contenders: Mapping[str, Run], rounds: int, seconds: float, fewer: Mapping[str, int],
+    sample_seconds: float = SAMPLE_SECONDS,
 ) -> dict[str, list[float]]:
     """Return seconds per call, one sample of each contender per round, in the order A B C A B C.
 
     Parameters
     ----------
-    contenders : mapping of name to function without arguments
+    contenders : mapping of name to function without arguments, or Loop
     rounds : int
         At least so many, and
     seconds : float
@@ -61,11 +78,14 @@ def time_in_turns(
         contenders alike.
     fewer : mapping of name to int
         Contenders that only take part in so many rounds, the first ones.
+    sample_seconds : float
+        A sample repeats a call that is shorter.
     """
-    timers = {name: timeit.Timer(run) for name, run in contenders.items()}  # uses perf_counter
+    timers = {name: run if isinstance(run, Loop) else timeit.Timer(run)     # uses perf_counter
+              for name, run in contenders.items()}
     calls = dict.fromkeys(timers, 1)        # per sample
     for name, timer in timers.items():      # this is the warm-up as well
-        while timer.timeit(calls[name]) < SAMPLE_SECONDS:
+        while timer.timeit(calls[name]) < sample_seconds:
             calls[name] *= 2
     samples: dict[str, list[float]] = {name: [] for name in timers}
     end = time.perf_counter() + seconds
@@ -95,16 +115,17 @@ def blas() -> str:
 
 def environment(dtype: str) -> dict[str, str]:
     """Return what a reader needs to judge the figures or to take them again."""
-    square = np.ones((256, 256), dtype)
-    np.dot(square, square)      # large enough for a BLAS that has several threads to start them
-    threads = len(os.listdir("/proc/self/task"))
     return {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "processor": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "NumPy": f"{np.__version__}, BLAS: {blas()}",
         "fastnet": f"{fastnet.__version__}, {_ops.isa}, compiled by {_ops.compiler()}",
-        "threads": f"{threads} in this process "
-                   f"({', '.join(f'{name}={os.environ[name]}' for name in ONE_THREAD)})",
         "dtype": dtype,
     }
+
+
+def threads() -> str:
+    """Return how many threads there are by now, in words."""
+    found = len(os.listdir("/proc/self/task"))
+    return f"{found} in this process ({', '.join(f'{v}={os.environ[v]}' for v in ONE_THREAD)})"

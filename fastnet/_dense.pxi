@@ -4,24 +4,42 @@
 # along the dimension that fills them, and what has to be transposed first is the smaller matrix.
 
 cdef enum:
-    BAND = 64       # columns whose sums are taken together in double
+    BAND = 4        # vectors of columns that are added up together
     PANEL = 1024    # vectors on the stack for the transposed weights of a narrow layer: 64 KB
+
+
+cdef inline void sum_band(
+        const real *A, real *sums, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first,
+        int vectors) noexcept nogil:
+    """sums[j] = sum_i A[i, j]   for `vectors` vectors of columns from the first on, in double."""
+    cdef dvec totals[BAND * PARTS]
+    cdef vec v
+    cdef Py_ssize_t i, at
+    cdef int j, k
+    for k in range(vectors * PARTS):
+        totals[k] = broadcast_double(0)
+    for i in range(m):
+        for j in range(vectors):
+            at = i * n + first + j * LANES
+            v = load(A + at, m * n - at)    # what is there, even of the next row
+            for k in range(PARTS):
+                totals[j * PARTS + k] = totals[j * PARTS + k] + widen(v, k)
+    for j in range(vectors):
+        for k in range(PARTS):
+            narrow(totals[j * PARTS + k], &v, k)
+        store(sums + first + j * LANES, v, n - first - j * LANES)
 
 
 cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
     """sums[j] = sum_i A[i, j], added up in double."""
-    cdef double total[BAND]
-    cdef Py_ssize_t i, j, width, first = 0
+    cdef Py_ssize_t first = 0
     while first < n:
-        width = min(n - first, <Py_ssize_t>BAND)
-        for j in range(width):
-            total[j] = 0
-        for i in range(m):
-            for j in range(width):
-                total[j] += A[i * n + first + j]
-        for j in range(width):
-            sums[first + j] = <real>total[j]
-        first += width
+        if n - first >= BAND * LANES:
+            sum_band(A, sums, m, n, first, BAND)
+            first += BAND * LANES
+        else:
+            sum_band(A, sums, m, n, first, 1)
+            first += LANES
 
 
 cdef void forward_by_dots(
@@ -29,23 +47,26 @@ cdef void forward_by_dots(
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
     """As `dense_forward`, by `dots` with the columns of W as rows: at most PANEL vectors."""
     cdef vec panel[PANEL]
-    cdef real *columns = <real *>panel
-    cdef Py_ssize_t p, j
-    for p in range(n_in):
-        for j in range(n_out):
-            columns[j * n_in + p] = W[p * n_out + j]
-    dots(X, n_in, columns, n_in, b, Z, n_out, n, n_out, n_in, relu)
+    cdef vec columns[LANES]
+    cdef Py_ssize_t row = padded(n_in), p, j, q
+    for p from 0 <= p < n_in by LANES:
+        for j from 0 <= j < n_out by LANES:
+            load_transposed(W + p * n_out + j, n_out, n_in - p, n_out - j,
+                            (n_in - p) * n_out - j, columns)
+            for q in range(min(n_out - j, <Py_ssize_t>LANES)):
+                (<vec_in_array *>(<real *>panel + (j + q) * row + p))[0] = columns[q]
+    dots(X, n_in, <const real *>panel, row, b, Z, n_out, n, n_out, n_in, relu)
 
 
 cdef void dense_forward(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
     """Z = X W + b, then max(Z, 0) if relu."""
-    # Per row of X: vectors of Z for each input, against vectors of X for each output (rounded up
-    # to a tile) and some 3 vectors' worth of adding up lanes.
-    cdef Py_ssize_t by_tiles = n_in * ((n_out + LANES - 1) // LANES)
-    cdef Py_ssize_t by_dots = ((n_out + 3) & ~3) * (n_in // LANES + 3)
-    if n >= 8 and by_dots < by_tiles and n_out * n_in <= PANEL * <Py_ssize_t>LANES:
+    # Per row of X: vectors of Z for each input, against vectors of X for each output and some 3
+    # vectors' worth of adding up lanes.
+    cdef Py_ssize_t by_tiles = n_in * (padded(n_out) // LANES)
+    cdef Py_ssize_t by_dots = n_out * (padded(n_in) // LANES + 3)
+    if n >= 8 and by_dots < by_tiles and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES:
         forward_by_dots(X, W, b, Z, n, n_in, n_out, relu)
     else:
         product(X, n_in, 1, W, n_out, 1, b, Z, n_out, 1, n, n_in, n_out, relu)

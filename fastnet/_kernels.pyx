@@ -10,25 +10,40 @@ has a twin of the same meaning in `reference.py`. Letters are those of the formu
 dZ for the gradient of the loss by Z.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport exp, isfinite, log
+from libc.math cimport INFINITY, NAN, isfinite, log
+from libc.stdint cimport int64_t
 
 from fastnet._table cimport KernelTable, real
 
 cdef extern from "_machine.h":
     ctypedef float vec              # LANES reals in one register; operators work lane by lane
     ctypedef float vec_in_array     # LANES reals in an array, wherever it begins
+    ctypedef double dvec            # a register of doubles; PARTS of them have LANES lanes
+    ctypedef unsigned bits          # of a real, as a number
+    ctypedef unsigned lanes         # the bits of a vec
+    ctypedef unsigned long long bits64
+    ctypedef unsigned long long dlanes
     enum:
+        DIGITS
+        BIAS
         LANES
+        PARTS
         ROWS
         VECTORS
-        DOT_COLS
-    vec broadcast(real x) nogil     # x in every lane
-    vec vec_relu(vec v) nogil       # 0 where v <= 0, else v
+    dvec widen(vec v, int k) nogil      # part k of v as doubles
+    void narrow(dvec d, vec *v, int k) nogil    # and back
+    vec broadcast(real x) nogil         # x in every lane
+    dvec broadcast_double(double x) nogil
+    vec larger(vec a, vec b) nogil      # max(a, b); b where either is NaN
+    vec smaller(vec a, vec b) nogil     # min(a, b); b where either is NaN
+    vec times_power_of_2(vec v, vec k) nogil    # v 2^k for whole |k| <= 2 BIAS
     vec load_first(const real *p, Py_ssize_t n) nogil   # n lanes, and 0 in the others
     void store_first(real *p, vec v, Py_ssize_t n) nogil
     vec zip_low(vec a, vec b) nogil     # a0 b0 a1 b1 ...: the first LANES of them
     vec zip_high(vec a, vec b) nogil    # and the others
 
+include "_vectors.pxi"
+include "_exp_log.pxi"
 include "_elementwise.pxi"
 include "_products.pxi"
 include "_dense.pxi"

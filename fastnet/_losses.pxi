@@ -5,11 +5,85 @@
 # contributes 0, whatever the score: even log 0.
 
 
-cdef inline double target_weight(
-        const Py_ssize_t *labels, const real *T,
-        Py_ssize_t i, Py_ssize_t j, Py_ssize_t n_classes) noexcept nogil:
-    """t_ij, from the label of row i or from the row itself."""
-    return T[i * n_classes + j] if labels == NULL else labels[i] == j
+cdef inline double softmax_cross_entropy_columns(
+        const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
+        Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double n) noexcept nogil:
+    """Sum of the losses of LANES rows, or fewer, and their gradient; see _softmax.pxi."""
+    cdef vec x[NARROW]      # scores, then their exponentials, then the gradient
+    cdef vec t[NARROW]
+    cdef vec m, factor = broadcast(0), one_nth = broadcast(<real>(1.0 / n))
+    cdef dvec totals[PARTS]
+    cdef dvec weights[PARTS]
+    cdef dvec losses[PARTS]
+    cdef dvec weight
+    cdef double loss = 0
+    cdef Py_ssize_t i, j
+    cdef int k
+    load_columns(logits, n_classes, rows, left, x)
+    rows = min(rows, <Py_ssize_t>LANES)
+    m = largest_column(x, n_classes)
+    for k in range(PARTS):
+        weights[k] = broadcast_double(1 if T == NULL else 0)
+        losses[k] = broadcast_double(0)
+    if T != NULL:
+        load_columns(T, n_classes, rows, left, t)
+        for j in range(n_classes):
+            for k in range(PARTS):
+                weight = widen(t[j], k)
+                weights[k] = weights[k] + weight
+                losses[k] = losses[k] + where(weight, weight * (widen(m, k) - widen(x[j], k)))
+    exp_columns(x, m, n_classes, totals)
+    for k in range(PARTS):
+        losses[k] = losses[k] + weights[k] * double_log(totals[k])
+        narrow(weights[k] / (totals[k] * n), &factor, k)
+    for i in range(rows):
+        loss += (<const double *>losses)[i]
+        if labels != NULL:
+            loss += <double>(<const real *>&m)[i] - logits[i * n_classes + labels[i]]
+    if dlogits != NULL:
+        for j in range(n_classes):
+            x[j] = x[j] * factor if T == NULL else x[j] * factor - t[j] * one_nth
+        store_columns(x, dlogits, n_classes, rows, left)
+        for i in range(rows if labels != NULL else 0):
+            dlogits[i * n_classes + labels[i]] -= <real>(1.0 / n)
+    return loss
+
+
+cdef inline double softmax_cross_entropy_row(
+        const real *x, const Py_ssize_t *label, const real *t, real *dx,
+        Py_ssize_t n_classes, double n) noexcept nogil:
+    """Loss of one row, and its gradient."""
+    cdef double total, weight, loss
+    cdef double m = exp_row(x, dx, n_classes, &total)
+    cdef vec factor, v, scores, target, one_nth = broadcast(<real>(1.0 / n))
+    cdef dvec w
+    cdef dvec weights[PARTS]
+    cdef dvec losses[PARTS]
+    cdef Py_ssize_t j
+    cdef int k
+    if label != NULL:
+        weight, loss = 1, m - x[label[0]]
+    else:
+        for k in range(PARTS):
+            weights[k] = losses[k] = broadcast_double(0)
+        for j from 0 <= j < n_classes by LANES:
+            target = load(t + j, n_classes - j)
+            scores = load(x + j, n_classes - j)
+            for k in range(PARTS):
+                w = widen(target, k)
+                weights[k] = weights[k] + w
+                losses[k] = losses[k] + where(w, w * (m - widen(scores, k)))
+        weight, loss = sum_of(weights), sum_of(losses)
+    if dx != NULL:
+        factor = broadcast(<real>(weight / (total * n)))
+        for j from 0 <= j < n_classes by LANES:
+            v = load(dx + j, n_classes - j) * factor
+            if t != NULL:
+                v = v - load(t + j, n_classes - j) * one_nth
+            store(dx + j, v, n_classes - j)
+        if label != NULL:
+            dx[label[0]] -= <real>(1.0 / n)
+    return loss + weight * log(total)
 
 
 cdef double softmax_cross_entropy(
@@ -20,26 +94,21 @@ cdef double softmax_cross_entropy(
     lse(x) = m + log(sum_k exp(x_k - m)) with m the maximum; m - x_j is taken first, so that
     scores of any finite size give their exact loss.
     """
-    cdef const real *x
-    cdef double shift, total, log_total, weight, weights, loss = 0
-    cdef Py_ssize_t i, j
-    for i in range(n):
-        x = logits + i * n_classes
-        shift = row_maximum(x, n_classes)
-        total = row_sum_exp(x, shift, n_classes)
-        log_total = log(total)
-        weights = 0
-        for j in range(n_classes):
-            weight = target_weight(labels, T, i, j, n_classes)
-            weights += weight
-            if weight != 0:
-                loss += weight * ((shift - x[j]) + log_total)
-        if dlogits == NULL:
-            continue
-        for j in range(n_classes):
-            weight = target_weight(labels, T, i, j, n_classes)
-            dlogits[i * n_classes + j] = <real>(
-                (weights * (exp(x[j] - shift) / total) - weight) / n)
+    cdef double loss = 0
+    cdef Py_ssize_t i, at
+    if goes_by_columns(n, n_classes):
+        for i from 0 <= i < n by LANES:
+            at = i * n_classes
+            loss += softmax_cross_entropy_columns(
+                logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
+                dlogits + at if dlogits != NULL else NULL,
+                n_classes, n - i, n * n_classes - at, n)
+    else:
+        for i in range(n):
+            at = i * n_classes
+            loss += softmax_cross_entropy_row(
+                logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
+                dlogits + at if dlogits != NULL else NULL, n_classes, n)
     return loss / n
 
 
@@ -47,30 +116,58 @@ cdef double cross_entropy(
         const real *P, const Py_ssize_t *labels, const real *T, real *dP,
         Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
     """l = -sum_j t_j log(p_j),   dl/dp_j = -t_j / p_j;   mean over rows."""
-    cdef double weight, p, loss = 0
-    cdef Py_ssize_t i, j
-    for i in range(n):
-        for j in range(n_classes):
-            weight = target_weight(labels, T, i, j, n_classes)
-            p = P[i * n_classes + j]
-            if weight != 0:
-                loss -= weight * log(p)
+    cdef dvec losses[PARTS]
+    cdef vec p, t
+    cdef vec one_nth = broadcast(<real>(1.0 / n))
+    cdef double loss = 0
+    cdef Py_ssize_t i, j, size = n * n_classes
+    cdef int k
+    for k in range(PARTS):
+        losses[k] = broadcast_double(0)
+    if labels != NULL:
+        for i in range(size if dP != NULL else 0):
+            dP[i] = 0
+        for i from 0 <= i < n by LANES:
+            p = broadcast(1)
+            for j in range(min(n - i, <Py_ssize_t>LANES)):
+                (<real *>&p)[j] = P[(i + j) * n_classes + labels[i + j]]
+            for k in range(PARTS):
+                losses[k] = losses[k] - double_log(widen(p, k))
+            p = -one_nth / p
+            for j in range(min(n - i, <Py_ssize_t>LANES) if dP != NULL else 0):
+                dP[(i + j) * n_classes + labels[i + j]] = (<const real *>&p)[j]
+    else:
+        for i from 0 <= i < size by LANES:
+            p = load(P + i, size - i)
+            t = load(T + i, size - i)
+            for k in range(PARTS):
+                losses[k] = losses[k] - where(
+                    widen(t, k), widen(t, k) * double_log(widen(p, k)))
             if dP != NULL:
-                dP[i * n_classes + j] = <real>(-weight / p / n) if weight != 0 else 0
-    return loss / n
+                store(dP + i, choose(<lanes>(t != broadcast(0)), -t * one_nth / p, t), size - i)
+    return sum_of(losses) / n
 
 
 cdef double mean_squared_error(
         const real *Y, const real *T, real *dY, Py_ssize_t size) noexcept nogil:
     """l = mean of (y - t)^2 over all entries,   dl/dy = 2 (y - t) / size."""
-    cdef double difference, loss = 0
+    cdef dvec losses[PARTS]
+    cdef dvec difference
+    cdef vec y, t, dy = broadcast(0)
     cdef Py_ssize_t i
-    for i in range(size):
-        difference = <double>Y[i] - T[i]
-        loss += difference * difference
+    cdef int k
+    for k in range(PARTS):
+        losses[k] = broadcast_double(0)
+    for i from 0 <= i < size by LANES:
+        y = load(Y + i, size - i)
+        t = load(T + i, size - i)
+        for k in range(PARTS):
+            difference = widen(y, k) - widen(t, k)
+            losses[k] = losses[k] + difference * difference
+            narrow(difference * (2.0 / size), &dy, k)
         if dY != NULL:
-            dY[i] = <real>(2 * difference / size)
-    return loss / size
+            store(dY + i, dy, size - i)
+    return sum_of(losses) / size
 
 
 cdef inline Py_ssize_t first_largest(const real *x, Py_ssize_t n_classes) noexcept nogil:

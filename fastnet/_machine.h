@@ -1,68 +1,108 @@
-/* What Cython cannot say: vector types, operations on their lanes, and what the processor can do.
- * Only single values pass through here; every loop over an array is Cython (see _kernels.pyx).
+/* What Cython cannot say: vector types, operations on their lanes and bits, and what the processor
+ * can do. Only single values pass through here; every loop over an array is Cython (_kernels.pyx).
  *
  * The kernels are compiled once per float type and instruction set, and setup.py tells them which
  * type by FASTNET_BITS. A module that only calls kernels serves both types: it leaves the macro
  * out, real is void there, and a `real *` is the untyped pointer that the table passes on. */
 #ifndef FASTNET_MACHINE_H
 #define FASTNET_MACHINE_H
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 #if !defined(FASTNET_BITS)
 typedef void real;
 #else
+typedef unsigned long long bits64;
 #if FASTNET_BITS == 32
 typedef float real;
-typedef int lane;
+typedef unsigned bits;
+enum { DIGITS = 23, BIAS = 127 };   /* of IEEE 754: bits behind the point, the exponent of 1.0 */
+#define INTRINSIC(width, name) _mm##width##_##name##_ps
 #else
 typedef double real;
-typedef long long lane;
+typedef bits64 bits;
+enum { DIGITS = 52, BIAS = 1023 };
+#define INTRINSIC(width, name) _mm##width##_##name##_pd
 #endif
 
 /* The width of a vector, and the rows and vectors of a product's tile: 32 registers, or 16. */
 #if defined(__AVX512F__)
-#include <immintrin.h>
 #define VECTOR_BYTES 64
+#define MM(name) INTRINSIC(512, name)
 enum { ROWS = 8, VECTORS = 3 };
 #else
-#ifdef __AVX__
+#if defined(__AVX__)
 #define VECTOR_BYTES 32
+#define MM(name) INTRINSIC(256, name)
 #else
 #define VECTOR_BYTES 16
+#define MM(name) INTRINSIC(, name)
 #endif
 enum { ROWS = 6, VECTORS = 2 };
 #endif
 #define LANES (8 * VECTOR_BYTES / FASTNET_BITS)
-enum { DOT_COLS = LANES < 4 ? LANES : 4 };
+#define REGISTER __attribute__((vector_size(VECTOR_BYTES)))
 
 /* A vector register: + - * / work lane by lane, scalar * vector broadcasts. And the same where it
- * stands in an array of real: at any address (`aligned`), written as real elsewhere (`may_alias`). */
-typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+ * stands in an array of real: at any address (`aligned`), written as real elsewhere (`may_alias`).
+ * `lanes` are its bits. */
+typedef real vec REGISTER;
 typedef vec vec_in_array __attribute__((aligned(sizeof(real)), may_alias));
-/* Integers of the same size; comparing vectors gives -1 in the lanes where it holds, 0 elsewhere. */
-typedef lane lanes __attribute__((vector_size(VECTOR_BYTES)));
+typedef bits lanes REGISTER;
+/* Doubles in a register: PARTS of them hold what one vec does, and are converted one by one. */
+typedef double dvec REGISTER;
+typedef bits64 dlanes REGISTER;
+enum { PARTS = 64 / FASTNET_BITS };
+typedef real part __attribute__((vector_size(VECTOR_BYTES / PARTS), may_alias));
+#if defined(__AVX512F__) && FASTNET_BITS == 32      /* gcc would go by way of memory */
+static inline dvec widen(vec v, int k)
+{
+    return _mm512_cvtps_pd(k ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v));
+}
+static inline void narrow(dvec d, vec *v, int k)
+{
+    *v = k ? _mm512_insertf32x8(*v, _mm512_cvtpd_ps(d), 1) : _mm512_zextps256_ps512(_mm512_cvtpd_ps(d));
+}
+#else
+static inline dvec widen(vec v, int k) { return __builtin_convertvector(((part *)&v)[k], dvec); }
+static inline void narrow(dvec d, vec *v, int k) { ((part *)v)[k] = __builtin_convertvector(d, part); }
+#endif
 
 /* The same value in every lane. */
 static inline vec broadcast(real x) { return x - (vec){0}; }
+static inline dvec broadcast_double(double x) { return x - (dvec){0}; }
 
-/* 0 in the lanes where v <= 0, v elsewhere; NaN stays NaN. */
-static inline vec vec_relu(vec v) { return (vec)((lanes)v & ~(v <= (vec){0})); }
-
-/* The first n lanes (1 .. LANES) at p. Memory behind them is not touched; a load gives 0 there. */
-#if defined(__AVX512F__) && FASTNET_BITS == 32
-#define FIRST(n) (__mmask16)(0xffff >> (LANES - (n)))
-static inline vec load_first(const real *p, long n) { return _mm512_maskz_loadu_ps(FIRST(n), p); }
-static inline void store_first(real *p, vec v, long n) { _mm512_mask_storeu_ps(p, FIRST(n), v); }
-#elif defined(__AVX512F__)
-#define FIRST(n) (__mmask8)(0xff >> (LANES - (n)))
-static inline vec load_first(const real *p, long n) { return _mm512_maskz_loadu_pd(FIRST(n), p); }
-static inline void store_first(real *p, vec v, long n) { _mm512_mask_storeu_pd(p, FIRST(n), v); }
+/* max(a, b) and min(a, b); b where either is NaN. */
+#if defined(__x86_64__)
+static inline vec larger(vec a, vec b) { return MM(max)(a, b); }
+static inline vec smaller(vec a, vec b) { return MM(min)(a, b); }
 #else
+#define CHOOSE(mask, a, b) (vec)(((lanes)(mask) & (lanes)(a)) | (~(lanes)(mask) & (lanes)(b)))
+static inline vec larger(vec a, vec b) { return CHOOSE(a > b, a, b); }
+static inline vec smaller(vec a, vec b) { return CHOOSE(a < b, a, b); }
+#endif
+
+#if defined(__AVX512F__)
+/* v 2^k for whole |k| <= 2 BIAS. */
+static inline vec times_power_of_2(vec v, vec k) { return MM(scalef)(v, k); }
+/* The first n lanes (1 .. LANES) at p. Memory behind them is not touched; a load gives 0 there. */
+#define FIRST(n) ((1u << (n)) - 1)
+static inline vec load_first(const real *p, long n) { return MM(maskz_loadu)(FIRST(n), p); }
+static inline void store_first(real *p, vec v, long n) { MM(mask_storeu)(p, FIRST(n), v); }
+#else
+/* Adding 1.5 2^DIGITS leaves k in the low bits; in two steps there are exponents for every k. */
+static inline vec times_power_of_2(vec v, vec k)
+{
+    const vec whole = broadcast(3ll << (DIGITS - 1));
+    lanes exponents = (lanes)(k + whole) - (lanes)whole + 2 * BIAS, half = exponents >> 1;
+    return v * (vec)(half << DIGITS) * (vec)((exponents - half) << DIGITS);
+}
+static inline void store_first(real *p, vec v, long n) { __builtin_memcpy(p, &v, n * sizeof(v[0])); }
 static inline vec load_first(const real *p, long n)
 {
     vec v = {0};
-    __builtin_memcpy(&v, p, n * sizeof(real));
-    return v;
+    return __builtin_memcpy(&v, p, n * sizeof(real)), v;
 }
-static inline void store_first(real *p, vec v, long n) { __builtin_memcpy(p, &v, n * sizeof(real)); }
 #endif
 
 /* Lanes of a and b in turn, a0 b0 a1 b1 ...: the first LANES of them, and the others. */
@@ -80,13 +120,29 @@ static inline void store_first(real *p, vec v, long n) { __builtin_memcpy(p, &v,
 #define HIGH 1, 3
 #endif
 #ifdef __clang__
-static inline vec zip_low(vec a, vec b) { return __builtin_shufflevector(a, b, LOW); }
-static inline vec zip_high(vec a, vec b) { return __builtin_shufflevector(a, b, HIGH); }
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-static inline vec zip_low(vec a, vec b) { return __builtin_shuffle(a, b, (lanes){LOW}); }
-static inline vec zip_high(vec a, vec b) { return __builtin_shuffle(a, b, (lanes){HIGH}); }
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (lanes){__VA_ARGS__})
 #endif
+static inline vec zip_low(vec a, vec b) { return SHUFFLE(a, b, LOW); }
+static inline vec zip_high(vec a, vec b) { return SHUFFLE(a, b, HIGH); }
 #endif /* FASTNET_BITS */
+
+/* The floating-point mode of this thread; with FLUSH, subnormal numbers count as 0. */
+#if defined(__x86_64__)
+enum { FLUSH = 0x8040 };        /* flush-to-zero and denormals-are-zero, of MXCSR */
+static inline unsigned long fp_mode(void) { return _mm_getcsr(); }
+static inline void set_fp_mode(unsigned long mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+enum { FLUSH = 1 << 24 };       /* FZ, of FPCR */
+static inline unsigned long fp_mode(void) { return __builtin_aarch64_get_fpcr64(); }
+static inline void set_fp_mode(unsigned long mode) { __builtin_aarch64_set_fpcr64(mode); }
+#else
+enum { FLUSH = 0 };             /* none that is known */
+static inline unsigned long fp_mode(void) { return 0; }
+static inline void set_fp_mode(unsigned long mode) { (void)mode; }
+#endif
+
 /* Whether processor and operating system allow what setup.py switches on for the x86-64 levels 3
  * and 4. __builtin_cpu_supports asks both: it reads XCR0 before it reports AVX registers. */
 #if defined(__x86_64__)

@@ -14,6 +14,7 @@ import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pystate cimport PyThreadState
 from libc.float cimport FLT_MAX
 
 from fastnet import _convert
@@ -21,7 +22,14 @@ from fastnet._table cimport KernelTable, real
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    PyThreadState *PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState *thread)
+
 cdef extern from "_machine.h":
+    const unsigned long FLUSH       # the bits of the mode in which subnormal numbers count as 0
+    unsigned long fp_mode()
+    void set_fp_mode(unsigned long mode)
     int cpu_has_x86_64_v3()
     int cpu_has_x86_64_v4()
     const char *VERSION "__VERSION__"
@@ -61,6 +69,41 @@ if isa not in available_isas():
         f"FASTNET_ISA is {isa!r}, but available here are: {', '.join(available_isas())}")
 float32_kernels = load("float32", isa)
 float64_kernels = load("float64", isa)
+
+
+# ---- Around every call of a kernel -----------------------------------------------------------
+
+cdef enum:
+    LONG_WORK = 500_000     # multiplications: 5 to 50 us, against 0.05 us to let the GIL go
+    PER_ENTRY = 16          # multiplications that take as long as a pass over one entry of an array
+    HOLD = 0                # keeps the GIL: checked labels, which are indices, must not change
+
+cdef struct Caller:
+    unsigned long mode
+    PyThreadState *thread
+
+
+cdef inline Caller enter(double multiplications) noexcept:
+    """Treat subnormal numbers as 0, and let the GIL go if the work is long, until `leave`.
+
+    In between, nothing may be done but to call kernels and to read fields of arrays.
+    """
+    cdef Caller caller
+    caller.mode = fp_mode()
+    set_fp_mode(caller.mode | FLUSH)
+    caller.thread = PyEval_SaveThread() if multiplications >= LONG_WORK else NULL
+    return caller
+
+
+cdef inline Caller enter_pass(cnp.ndarray array) noexcept:
+    """As `enter`, for a pass over an array."""
+    return enter(<double>PER_ENTRY * cnp.PyArray_SIZE(array))
+
+
+cdef inline void leave(Caller caller) noexcept:
+    if caller.thread != NULL:
+        PyEval_RestoreThread(caller.thread)
+    set_fp_mode(caller.mode)
 
 
 # ---- Checks ----------------------------------------------------------------------------------
@@ -277,8 +320,10 @@ def dense_forward(X, W, b=None, Z=None, bint relu=False):
         check_shape(bias, "b", 1, &n_out)
     cdef cnp.ndarray z = output(Z, "Z", 2, dims, dtype)
     apart(z, "Z", x, "X", w, "W", bias, "b")
+    cdef Caller caller = enter(<double>n * n_in * n_out)
     kernels_for(x).dense_forward(
         pointer(x), pointer(w), pointer(bias), pointer(z), n, n_in, n_out, relu)
+    leave(caller)
     return z
 
 
@@ -332,9 +377,11 @@ def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True
     apart(bias_gradient, "db", x, "X", w, "W", dz, "dZ")
     apart(dx, "dX", dw, "dW", bias_gradient, "db")
     apart(dw, "dW", bias_gradient, "db")
+    cdef Caller caller = enter(2.0 * n * n_in * n_out)
     kernels_for(x).dense_backward(
         pointer(x), pointer(w), pointer(dz), pointer(dx), pointer(dw), pointer(bias_gradient),
         n, n_in, n_out)
+    leave(caller)
     return dx
 
 
@@ -360,7 +407,9 @@ def relu_forward(X, Y=None):
     """
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x)
     apart(y, "Y", x, "X")
+    cdef Caller caller = enter_pass(x)
     kernels_for(x).relu_forward(pointer(x), pointer(y), cnp.PyArray_SIZE(x))
+    leave(caller)
     return y
 
 
@@ -388,7 +437,9 @@ def relu_backward(X, dY, dX=None):
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), dy = like(dY, "dY", x)
     cdef cnp.ndarray dx = output_like(dX, "dX", x)
     apart(dx, "dX", x, "X", dy, "dY")
+    cdef Caller caller = enter_pass(x)
     kernels_for(x).relu_backward(pointer(x), pointer(dy), pointer(dx), cnp.PyArray_SIZE(x))
+    leave(caller)
     return dx
 
 
@@ -413,7 +464,9 @@ def add_forward(A, B, Y=None):
     cdef cnp.ndarray a = floats(A, "A", ANY_NDIM, ANY_DTYPE), b = like(B, "B", a)
     cdef cnp.ndarray y = output_like(Y, "Y", a)
     apart(y, "Y", a, "A", b, "B")
+    cdef Caller caller = enter_pass(a)
     kernels_for(a).add_forward(pointer(a), pointer(b), pointer(y), cnp.PyArray_SIZE(a))
+    leave(caller)
     return y
 
 
@@ -439,7 +492,9 @@ def add_backward(dY, dA=None, dB=None):
     cdef cnp.ndarray da = output_like(dA, "dA", dy), db = output_like(dB, "dB", dy)
     apart(da, "dA", dy, "dY", db, "dB")
     apart(db, "dB", dy, "dY")
+    cdef Caller caller = enter_pass(dy)
     kernels_for(dy).add_backward(pointer(dy), pointer(da), pointer(db), cnp.PyArray_SIZE(dy))
+    leave(caller)
     return da, db
 
 
@@ -464,7 +519,9 @@ def maximum_forward(A, B, Y=None):
     cdef cnp.ndarray a = floats(A, "A", ANY_NDIM, ANY_DTYPE), b = like(B, "B", a)
     cdef cnp.ndarray y = output_like(Y, "Y", a)
     apart(y, "Y", a, "A", b, "B")
+    cdef Caller caller = enter_pass(a)
     kernels_for(a).maximum_forward(pointer(a), pointer(b), pointer(y), cnp.PyArray_SIZE(a))
+    leave(caller)
     return y
 
 
@@ -495,8 +552,10 @@ def maximum_backward(A, B, dY, dA=None, dB=None):
     apart(da, "dA", a, "A", b, "B", dy, "dY")
     apart(db, "dB", a, "A", b, "B", dy, "dY")
     apart(da, "dA", db, "dB")
+    cdef Caller caller = enter_pass(a)
     kernels_for(a).maximum_backward(
         pointer(a), pointer(b), pointer(dy), pointer(da), pointer(db), cnp.PyArray_SIZE(a))
+    leave(caller)
     return da, db
 
 
@@ -521,7 +580,9 @@ def scale_forward(X, double factor, Y=None):
     """
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x)
     apart(y, "Y", x, "X")
+    cdef Caller caller = enter_pass(x)
     kernels_for(x).scale(pointer(x), pointer(y), cnp.PyArray_SIZE(x), factor)
+    leave(caller)
     return y
 
 
@@ -546,7 +607,9 @@ def scale_backward(dY, double factor, dX=None):
     """
     cdef cnp.ndarray dy = floats(dY, "dY", ANY_NDIM, ANY_DTYPE), dx = output_like(dX, "dX", dy)
     apart(dx, "dX", dy, "dY")
+    cdef Caller caller = enter_pass(dy)
     kernels_for(dy).scale(pointer(dy), pointer(dx), cnp.PyArray_SIZE(dy), factor)
+    leave(caller)
     return dx
 
 
@@ -572,8 +635,10 @@ def softmax_forward(X, Y=None):
     """
     cdef cnp.ndarray x = matrix(X, "X", ANY_DTYPE), y = output_like(Y, "Y", x)
     apart(y, "Y", x, "X")
+    cdef Caller caller = enter_pass(x)
     kernels_for(x).softmax_forward(
         pointer(x), pointer(y), cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1))
+    leave(caller)
     return y
 
 
@@ -600,8 +665,10 @@ def softmax_backward(Y, dY, dX=None):
     cdef cnp.ndarray y = matrix(Y, "Y", ANY_DTYPE), dy = like(dY, "dY", y)
     cdef cnp.ndarray dx = output_like(dX, "dX", y)
     apart(dx, "dX", y, "Y", dy, "dY")
+    cdef Caller caller = enter_pass(y)
     kernels_for(y).softmax_backward(
         pointer(y), pointer(dy), pointer(dx), cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1))
+    leave(caller)
     return dx
 
 
@@ -679,9 +746,11 @@ def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
     cdef cnp.ndarray x = matrix(logits, "logits", ANY_DTYPE), t = checked_target(target, x)
     cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x) if gradient else None
     apart(dx, "dlogits", x, "logits", t, "target")
-    loss = kernels_for(x).softmax_cross_entropy(
+    cdef Caller caller = enter(HOLD)
+    cdef double loss = kernels_for(x).softmax_cross_entropy(
         pointer(x), labels_of(t), rows_of(t), pointer(dx),
         cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1))
+    leave(caller)
     return loss, dx
 
 
@@ -718,9 +787,11 @@ def cross_entropy(P, target, dP=None, bint gradient=True):
                          "lie in [0, 1]; for raw scores there is SoftmaxCrossEntropy")
     cdef cnp.ndarray dp = output_like(dP, "dP", p) if gradient else None
     apart(dp, "dP", p, "P", t, "target")
-    loss = kernels_for(p).cross_entropy(
+    cdef Caller caller = enter(HOLD)
+    cdef double loss = kernels_for(p).cross_entropy(
         pointer(p), labels_of(t), rows_of(t), pointer(dp),
         cnp.PyArray_DIM(p, 0), n_classes)
+    leave(caller)
     return loss, dp
 
 
@@ -751,8 +822,10 @@ def mean_squared_error(Y, T, dY=None, bint gradient=True):
         raise ValueError("a mean over 0 entries is not defined")
     cdef cnp.ndarray dy = output_like(dY, "dY", y) if gradient else None
     apart(dy, "dY", y, "Y", t, "T")
-    loss = kernels_for(y).mean_squared_error(
+    cdef Caller caller = enter_pass(y)
+    cdef double loss = kernels_for(y).mean_squared_error(
         pointer(y), pointer(t), pointer(dy), cnp.PyArray_SIZE(y))
+    leave(caller)
     return loss, dy
 
 
@@ -805,6 +878,7 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
         parameter that overlap, lists of different lengths.
     """
     cdef cnp.ndarray dw, w, v
+    cdef Caller caller
     if not len(gradients) == len(parameters) == len(velocities):
         raise ValueError("gradients, parameters and velocities must be lists of one length")
     for gradient, parameter, velocity in zip(gradients, parameters, velocities):
@@ -819,5 +893,7 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
         apart(v, "velocity", dw, "gradient")
     for gradient, parameter, velocity in zip(gradients, parameters, velocities):
         dw, w, v = gradient, parameter, velocity
+        caller = enter_pass(w)
         kernels_for(w).sgd_update(
             pointer(dw), pointer(w), pointer(v), cnp.PyArray_SIZE(w), lr, momentum, nesterov)
+        leave(caller)

@@ -6,14 +6,17 @@
 # soon is still in a cache. Every cut depends on shapes alone, so the order of every sum does too.
 #
 # Rows of B must be contiguous for that. Where they are not (dX needs W^T), a strip of B is copied
-# into a panel first. Where C is too narrow to fill vectors, or has very few rows, `dots` does
-# better: it multiplies rows with rows, along the inner dimension. The callers in _dense.pxi choose,
-# again by shapes alone.
+# into a panel first. A whole B may also be packed beforehand, for repeated use: blocks of DEPTH, in
+# each the strips, in each the rows. Where C is too narrow to fill vectors, or has very few rows,
+# `dots` does better: it multiplies rows with rows, along the inner dimension. The callers in
+# _dense.pxi choose, again by shapes alone.
 
 cdef enum:
     DEPTH = 256         # of a strip of B: with VECTORS, at most 48 KB, on the stack if copied
     HEIGHT = 384        # of a block of A: with DEPTH, at most 768 KB
+    AREA = 131_072      # of a block of C
     WIDE = 8            # vectors across where there is a single row
+    PACKED = -1         # instead of a distance between columns: B is packed
 
 
 cdef inline void tile(
@@ -98,6 +101,11 @@ cdef inline Py_ssize_t share(Py_ssize_t whole, Py_ssize_t most) noexcept nogil:
     return (whole + parts - 1) // parts
 
 
+cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
+    """n, rounded up to whole vectors."""
+    return (n + LANES - 1) // LANES * LANES
+
+
 cdef void product(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
         const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
@@ -107,13 +115,21 @@ cdef void product(
 
     Any strides, except that bias (or NULL) and relu need c_col 1.
     """
-    cdef Py_ssize_t i = 0, p, height, depth
+    cdef vec panel[DEPTH * VECTORS]
+    cdef Py_ssize_t most = HEIGHT, i = 0, p, height, depth
+    cdef const real *b
+    if b_col > 1 and m > HEIGHT and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
+        pack(B, b_row, b_col, <real *>panel, k, n)
+        B, b_col = <const real *>panel, PACKED
+    if b_col <= 1:      # else a low block would have its strips of B copied too often
+        most = min(most, max(<Py_ssize_t>AREA // n, <Py_ssize_t>4 * ROWS))
     while i < m:
-        height = share(m - i, HEIGHT)
+        height = share(m - i, most)
         p = 0
         while True:
             depth = share(k - p, DEPTH)
-            block(A + i * a_row + p * a_col, a_row, a_col, B + p * b_row, b_row, b_col,
+            b = B + p * padded(n) if b_col == PACKED else B + p * b_row
+            block(A + i * a_row + p * a_col, a_row, a_col, b, b_row, b_col, <real *>panel,
                   bias, C + i * c_row, c_row, c_col, height, depth, n,
                   p > 0, p + depth == k, relu and p + depth == k)
             p += depth
@@ -122,14 +138,48 @@ cdef void product(
         i += height
 
 
+cdef inline int strip_vectors(Py_ssize_t n) noexcept nogil:
+    """Vectors of the first strip, where n columns are left: few strips, about equally wide."""
+    return <int>share((n + LANES - 1) // LANES, VECTORS)
+
+
+cdef void pack(
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col, real *packed,
+        Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    """packed := B (k, n) in the order in which `product` reads it: k * padded(n) entries."""
+    cdef Py_ssize_t p = 0, j, i, depth, row, width
+    while p < k:
+        depth = share(k - p, DEPTH)
+        j = 0
+        while j < n:
+            row = strip_vectors(n - j) * <Py_ssize_t>LANES
+            width = min(n - j, row)
+            if b_col == 1:
+                for i in range(depth):
+                    copy_row(B + (p + i) * b_row + j, packed + i * row, width, row)
+            else:
+                pack_transposed(B + p + j * b_col, b_col, (n - j - 1) * b_col + k - p,
+                                packed, row, depth, width)
+            packed += depth * row
+            j += width
+        p += depth
+
+
+cdef inline void copy_row(
+        const real *x, real *y, Py_ssize_t width, Py_ssize_t row) noexcept nogil:
+    """y := x, and 0 up to the row's end."""
+    cdef Py_ssize_t j
+    for j in range(row):
+        y[j] = x[j] if j < width else 0
+
+
 cdef void block(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
-        const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col, real *panel,
         const real *bias, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
         Py_ssize_t m, Py_ssize_t k, Py_ssize_t n,
         bint add, bint ends, bint relu) noexcept nogil:
     """One block of `product`: C := A B + bias, or C += A B if add. `ends`: B's memory ends here."""
-    cdef vec panel[DEPTH * VECTORS]
     cdef vec held[ROWS * VECTORS]
     cdef Py_ssize_t j = 0, i, width, last, whole, row, rows, start_row
     cdef bint wide = m == 1 and b_col == 1 and c_col == 1
@@ -137,15 +187,18 @@ cdef void block(
     cdef const real *b
     cdef const real *start
     while j < n:
-        vectors = <int>share((n - j + LANES - 1) // LANES, VECTORS)
+        vectors = strip_vectors(n - j)
         if wide and n - j >= WIDE * LANES:
             vectors = WIDE
         width = min(n - j, vectors * <Py_ssize_t>LANES)
         last = width - (vectors - 1) * <Py_ssize_t>LANES
         b, row, whole = B + j, b_row, k
-        if b_col != 1:
-            pack_transposed(B + j * b_col, b_col, <real *>panel, vectors * LANES, k, width)
-            b, row = <const real *>panel, vectors * LANES
+        if b_col == PACKED:
+            b, row = B + j * k, vectors * LANES
+        elif b_col != 1:
+            pack_transposed(B + j * b_col, b_col, (n - j - 1) * b_col + k,
+                            panel, vectors * LANES, k, width)
+            b, row = panel, vectors * LANES
         elif ends and j + vectors * LANES > n:
             # The last vector of the last rows would reach beyond the end of B.
             whole = max(<Py_ssize_t>0, k - (j + vectors * LANES - n + b_row - 1) // b_row)
@@ -198,45 +251,20 @@ cdef void scatter(
 
 
 cdef void pack_transposed(
-        const real *W, Py_ssize_t w_row, real *panel, Py_ssize_t panel_row,
+        const real *W, Py_ssize_t w_row, Py_ssize_t left, real *panel, Py_ssize_t panel_row,
         Py_ssize_t k, Py_ssize_t width) noexcept nogil:
-    """panel[p, j] := W[j, p]   for k times width entries."""
-    cdef Py_ssize_t p = 0, q, j
-    while p + LANES <= k:
-        j = 0
-        while j + LANES <= width:
-            transpose(W + j * w_row + p, w_row, panel + p * panel_row + j, panel_row)
-            j += LANES
-        while j < width:
-            for q in range(p, p + LANES):
-                panel[q * panel_row + j] = W[j * w_row + q]
-            j += 1
-        p += LANES
-    for j in range(width):
-        for q in range(p, k):
-            panel[q * panel_row + j] = W[j * w_row + q]
+    """panel[p, j] := W[j, p]   for k times width entries; a panel's rows are whole vectors.
 
-
-cdef inline void transpose(
-        const real *X, Py_ssize_t x_row, real *Y, Py_ssize_t y_row) noexcept nogil:
-    """Y[p, i] := X[i, p]   for LANES times LANES entries.
-
-    To zip the first half of the rows with the second, log2(LANES) times over, is to transpose.
+    There are `left` entries from W on.
     """
-    cdef vec rows[LANES]
-    cdef vec zipped[LANES]
-    cdef int i, step = 1
-    for i in range(LANES):
-        rows[i] = (<const vec_in_array *>(X + i * x_row))[0]
-    while step < LANES:
-        for i in range(LANES // 2):
-            zipped[2 * i] = zip_low(rows[i], rows[i + LANES // 2])
-            zipped[2 * i + 1] = zip_high(rows[i], rows[i + LANES // 2])
-        for i in range(LANES):
-            rows[i] = zipped[i]
-        step *= 2
-    for i in range(LANES):
-        (<vec_in_array *>(Y + i * y_row))[0] = rows[i]
+    cdef vec columns[LANES]
+    cdef Py_ssize_t p, q, j
+    for j from 0 <= j < width by LANES:
+        for p from 0 <= p < k by LANES:
+            load_transposed(W + j * w_row + p, w_row, width - j, k - p,
+                            left - j * w_row - p, columns)
+            for q in range(min(k - p, <Py_ssize_t>LANES)):
+                (<vec_in_array *>(panel + (p + q) * panel_row + j))[0] = columns[q]
 
 
 cdef inline vec sums_of_lanes(vec *v) noexcept nogil:
@@ -254,66 +282,105 @@ cdef inline vec sums_of_lanes(vec *v) noexcept nogil:
 
 cdef inline void dots_tile(
         const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row,
-        const real *bias, real *C, Py_ssize_t c_row,
+        vec bias, real *C, Py_ssize_t c_row,
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, bint relu, int rows, int cols) noexcept nogil:
-    """C[i, j] = bias[j] + sum_p A[i, p] B[j, p],  then max(C, 0) if relu;  bias NULL: 0.
+    """C[i, j] = bias[j] + sum_p A[i, p] B[j, p],  then max(C, 0) if relu.
 
-    rows * cols = LANES entries of C, of which m times n (at most rows and cols) are wanted; the
-    others are computed from the last row again, and left out.
+    rows * cols = LANES entries of C, of which m times n (or all, if these are more) are wanted;
+    the others are computed from the last row again, and left out. The bias has their order.
     """
     cdef vec c[LANES]
+    cdef vec b[LANES]
     cdef vec x
-    cdef const real *a[LANES]
-    cdef const real *b[LANES]
-    cdef real total
-    cdef Py_ssize_t p
+    cdef const real *a_rows[LANES]
+    cdef const real *b_rows[LANES]
+    cdef Py_ssize_t p = 0
     cdef int i, j
     for i in range(rows):
-        a[i] = A + min(<Py_ssize_t>i, m - 1) * a_row
+        a_rows[i] = A + min(<Py_ssize_t>i, m - 1) * a_row
     for j in range(cols):
-        b[j] = B + min(<Py_ssize_t>j, n - 1) * b_row
+        b_rows[j] = B + min(<Py_ssize_t>j, n - 1) * b_row
     for i in range(LANES):
         c[i] = broadcast(0)
-    p = 0
     while p + LANES <= k:
+        for j in range(cols):
+            b[j] = (<const vec_in_array *>(b_rows[j] + p))[0]
         for i in range(rows):
-            x = (<const vec_in_array *>(a[i] + p))[0]
+            x = (<const vec_in_array *>(a_rows[i] + p))[0]
             for j in range(cols):
-                c[i * cols + j] = c[i * cols + j] + x * (<const vec_in_array *>(b[j] + p))[0]
+                c[i * cols + j] = c[i * cols + j] + x * b[j]
         p += LANES
     if p < k:
-        for i in range(rows):
-            x = load_first(a[i] + p, k - p)
-            for j in range(cols):
-                c[i * cols + j] = c[i * cols + j] + x * load_first(b[j] + p, k - p)
-    c[0] = sums_of_lanes(c)
-    for i in range(rows):
         for j in range(cols):
-            if i < m and j < n:
-                total = (<const real *>c)[i * cols + j]
-                if bias != NULL:
-                    total = total + bias[j]
-                C[i * c_row + j] = 0 if relu and total <= 0 else total
+            b[j] = load_first(b_rows[j] + p, k - p)
+        for i in range(rows):
+            x = load_first(a_rows[i] + p, k - p)
+            for j in range(cols):
+                c[i * cols + j] = c[i * cols + j] + x * b[j]
+    x = sums_of_lanes(c) + bias
+    if relu:
+        x = vec_relu(x)
+    if rows == 1:
+        store(C, x, n)
+    elif m >= rows and n >= cols and c_row == cols:
+        store(C, x, LANES)
+    else:
+        for i in range(rows):
+            for j in range(cols):
+                if i < m and j < n:
+                    C[i * c_row + j] = (<const real *>&x)[i * cols + j]
+
+
+cdef inline void dots_columns(
+        const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row,
+        const real *bias, real *C, Py_ssize_t c_row,
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, bint relu, int cols) noexcept nogil:
+    """`dots` for the first `cols` of the n columns."""
+    cdef vec biases = broadcast(0)
+    cdef Py_ssize_t i = 0
+    cdef int j
+    if bias != NULL:
+        for j in range(LANES):
+            (<real *>&biases)[j] = bias[min(<Py_ssize_t>(j % cols), n - 1)]
+    while i < m:
+        dots_tile(A + i * a_row, a_row, B, b_row, biases, C + i * c_row, c_row,
+                  m - i, n, k, relu, LANES // cols, cols)
+        i += LANES // cols
 
 
 cdef void dots(
         const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row,
         const real *bias, real *C, Py_ssize_t c_row,
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, bint relu) noexcept nogil:
-    """C (m, n) := A (m, k) B^T + bias, then max(C, 0) if relu, with B (n, k); bias or NULL."""
-    cdef Py_ssize_t i = 0, j
-    cdef int rows = LANES // DOT_COLS if m >= 4 else 1
+    """C (m, n) := A (m, k) B^T + bias, then max(C, 0) if relu, with B (n, k); bias or NULL.
+
+    A tile has LANES entries: the more columns, the fewer the rows.
+    """
+    cdef Py_ssize_t i = 0, j, rows
+    cdef const real *a
+    cdef const real *b
+    cdef const real *start
+    cdef real *c
+    cdef int cols
     while i < m:
+        rows = min(m - i, <Py_ssize_t>LANES)
         j = 0
         while j < n:
-            if m >= 4:
-                dots_tile(A + i * a_row, a_row, B + j * b_row, b_row,
-                          bias + j if bias != NULL else NULL, C + i * c_row + j, c_row,
-                          m - i, n - j, k, relu, LANES // DOT_COLS, DOT_COLS)
-                j += DOT_COLS
+            if rows <= 2:
+                cols = LANES // <int>rows
             else:
-                dots_tile(A + i * a_row, a_row, B + j * b_row, b_row,
-                          bias + j if bias != NULL else NULL, C + i * c_row + j, c_row,
-                          m - i, n - j, k, relu, 1, LANES)
-                j += LANES
+                cols = 4 if n - j >= 4 and LANES >= 4 else 2 if n - j >= 2 else 1
+            a, b, c = A + i * a_row, B + j * b_row, C + i * c_row + j
+            start = bias + j if bias != NULL else NULL
+            if cols == 1:
+                dots_columns(a, a_row, b, b_row, start, c, c_row, rows, n - j, k, relu, 1)
+            elif cols == 2:
+                dots_columns(a, a_row, b, b_row, start, c, c_row, rows, n - j, k, relu, 2)
+            elif cols == 4 and LANES >= 4:
+                dots_columns(a, a_row, b, b_row, start, c, c_row, rows, n - j, k, relu, 4)
+            elif cols == 8 and LANES >= 8:
+                dots_columns(a, a_row, b, b_row, start, c, c_row, rows, n - j, k, relu, 8)
+            else:
+                dots_columns(a, a_row, b, b_row, start, c, c_row, rows, n - j, k, relu, LANES)
+            j += cols
         i += rows

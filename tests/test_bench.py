@@ -106,17 +106,16 @@ assert median_ratio([2.0, 6.0, 8.0], [1.0, 2.0, 2.0, 1000.0]) == 3.0
 def test_contenders_take_turns():
     script("""
 import bench.measure as measure
-measure.SAMPLE_SECONDS = 0.0        # a sample is one call
 calls = []
 samples = measure.time_in_turns(
-    {name: lambda name=name: calls.append(name) for name in "ABC"}, 4, 0.0, {"C": 2})
+    {name: lambda name=name: calls.append(name) for name in "ABC"}, 4, 0.0, {"C": 2},
+    sample_seconds=0.0)             # a sample is one call
 assert "".join(calls) == "ABC" + "ABC" "ABC" "AB" "AB", calls     # after one warm-up each
 assert {name: len(values) for name, values in samples.items()} == {"A": 4, "B": 4, "C": 2}
 
-# A sample repeats what is shorter than SAMPLE_SECONDS, and counts seconds per call.
-measure.SAMPLE_SECONDS = 1e-3
+# A sample repeats what is shorter, and counts seconds per call.
 calls.clear()
-[sample] = measure.time_in_turns({"A": lambda: calls.append(1)}, 1, 0.0, {})["A"]
+[sample] = measure.time_in_turns({"A": lambda: calls.append(1)}, 1, 0.0, {}, 1e-3)["A"]
 assert len(calls) > 100 and 0 < sample < 1e-4, (len(calls), sample)
 """)
 
