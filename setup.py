@@ -16,6 +16,7 @@ DIRECTIVES = {
 FLAGS = [
     "-O3",                      # -O2 leaves the tiles' constant loops rolled up
     "-fno-trapping-math",       # lets both sides of a comparison be computed; values are unchanged
+    "-fno-wrapv",               # Python asks for wrapping sizes, for which gcc lacks registers
     "-fno-inline-functions-called-once",    # each panel on the stack only while it is in use
     "-g0",                      # no debug sections: they are most of a module's size
 ]

@@ -1,4 +1,4 @@
-"""Benchmarks of fastnet, run from the repository's root: `python -m bench kernels`."""
+"""Benchmarks of fastnet, run from the repository's root: `python -m bench --help`."""
 
 import os
 import sys

@@ -1,9 +1,11 @@
-"""Command line of the benchmarks: `python -m bench kernels --help`."""
+"""Command line of the benchmarks: `python -m bench --help`."""
 
 import argparse
 import math
+import statistics
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 from bench import kernels, peers, sweep
@@ -41,8 +43,8 @@ def further(row: peers.Row) -> str:
 
 
 def targets(row: peers.Row) -> str:
-    met, missed = peers.judge(row)
-    return f"missed: {', '.join(map(str, missed))}" if missed else "met" if met else "-"
+    missed = [verdict.target for verdict in row.verdicts if not verdict.met]
+    return f"missed: {', '.join(missed)}" if missed else "met"
 
 
 PEER_COLUMNS: list[Column] = [
@@ -105,15 +107,18 @@ def run_peers(options: argparse.Namespace) -> None:
     })
     found = peers.run(plans, rivals, options.dtype, rounds, seconds)
     rows = list(report.table(PEER_COLUMNS, found))
-    judged = [(row, *peers.judge(row)) for row in rows]
-    n_met = sum(len(met) for _, met, _ in judged)
-    n_missed = sum(len(missed) for _, _, missed in judged)
-    report.show(f"{n_met} of {n_met + n_missed} targets are met; missed:")
-    for row, _, missed in judged:
-        for target in missed:
-            report.show(f"- {row.kernel} {shape(row)}: {target}, "
-                        f"found {row.figures[target.figure]:.4g}")
+    verdicts = [verdict for row in rows for verdict in row.verdicts]
+    report.show(f"{sum(verdict.met for verdict in verdicts)} of {len(verdicts)} targets are met; "
+                "missed:")
+    for row in rows:
+        for verdict in row.verdicts:
+            if not verdict.met:
+                report.show(f"- {row.kernel} {shape(row)}: {verdict.target}, "
+                            f"found {verdict.found:.4g}")
     report.show("")
+    peaks = [row.figures["peak GFLOP/s"] for row in rows if "peak GFLOP/s" in row.figures]
+    if peaks:
+        report.show(f"- peak: {digits(statistics.median(peaks))} GFLOP/s, median of the rows")
     report.close(rows, options.markdown, options.json)
 
 
@@ -142,8 +147,10 @@ DISTRIBUTION_COLUMNS: list[Column] = [
 
 def run_sweep(options: argparse.Namespace) -> None:
     """Measure the products over many shapes; show the weak ones and how ratios are distributed."""
+    if options.plot:
+        import_module("matplotlib")     # not after the run is the time to learn that it is missing
     shapes = sweep.random_shapes() + sweep.edge_shapes()
-    rounds = 5
+    rounds = 7
     if options.quick:
         shapes = [shape for shape in shapes if math.prod(shape) < 10**5][::50]
         rounds = 3
@@ -216,7 +223,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         options.run(options)
-    except (kernels.WrongResult, ValueError, ImportError) as error:
+    except ImportError as error:
+        print(f"error: {error}; this needs the [bench] extra: pip install -e '.[bench]'",
+              file=sys.stderr)
+        return 1
+    except (kernels.WrongResult, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,19 +1,19 @@
 """The kernels against NumPy, PyTorch and BLAS at their best, on one core, and what is aimed at.
 
-The products of every layer of the grid are also called from C, by a loop that calls SciPy's BLAS as
-well: there neither side carries the cost of a Python call. BLAS does the bare product, fastnet adds
-bias and ReLU. Beside them runs a loop of multiply-adds on registers, the peak of what a product can
-reach. The other rows are losses, updates, and what layers cost that are driven by hand.
+The products of every layer of the grid are also called from C, by a loop that calls SciPy's BLAS
+as well: there neither side carries the cost of a Python call. BLAS does the bare product, fastnet
+adds bias and ReLU. Beside them runs a loop of multiply-adds on registers, the peak of what a
+product can reach. The other rows are losses, updates, and layers that are driven by hand.
 
 PyTorch takes part if it is installed. Where there are several ways to do it, all are timed and the
 quickest counts. It reads and writes the same memory as the others.
 """
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,17 +43,16 @@ class Peers:
         self.loops = load_loops(dtype)
         self.torch: Any = None
         with contextlib.suppress(ImportError):
-            self.torch = importlib.import_module("torch")
+            self.torch = import_module("torch")
             self.torch.set_num_threads(1)
 
     def mode(self, inference: bool) -> Any:
-        """Return the context in which PyTorch is quickest; losses and optimizers are not inference.
-        """
+        """Return the context for PyTorch: it is quicker where no gradients can be asked for."""
         return self.torch.inference_mode(inference) if self.torch else contextlib.nullcontext()
 
     def versions(self) -> dict[str, str]:
         """Return what the environment's description has to add."""
-        scipy: Any = importlib.import_module("scipy")
+        scipy: Any = import_module("scipy")
         blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
         return {
             "SciPy": f"{scipy.__version__}, BLAS: {blas['name']}, {blas['version']}",
@@ -150,8 +149,11 @@ def update(make: Callable[..., Case], new: Arrays, peers: Peers, size: int) -> C
 def torch_updates(
     torch: Any, arrays: tuple[np.ndarray, ...], nesterov: bool
 ) -> dict[str, Run]:
-    """Its own optimizer. `foreach`, a third way, is for many buffers and slower for one; besides,
-    with Nesterov it changes the gradient."""
+    """Its own optimizer.
+
+    `foreach`, a third way, is for many buffers and slower for one; with Nesterov it also changes
+    the gradient.
+    """
     dW, W, V = arrays
 
     def contender(**way: bool) -> Run:
@@ -244,15 +246,17 @@ def numpy_training(
     new: Arrays, x: np.ndarray, labels: np.ndarray, start: tuple[np.ndarray, ...]
 ) -> tuple[Callable[[int], Any], np.ndarray]:
     """Return the script in NumPy, in place, and its parameters in one flat buffer."""
-    n = len(x)
     ends = np.cumsum([array.size for array in start])
-    W, dW, V, step = np.zeros((4, ends[-1]), new.dtype)
-    W1, b1, W2, b2 = parameters = [
-        part.reshape(a.shape) for part, a in zip(np.split(W, ends[:-1]), start, strict=True)]
-    dW1, db1, dW2, db2 = (
-        part.reshape(a.shape) for part, a in zip(np.split(dW, ends[:-1]), start, strict=True))
-    for own, values in zip(parameters, start, strict=True):
-        own[...] = values
+
+    def views(flat: np.ndarray) -> list[np.ndarray]:
+        parts = np.split(flat, ends[:-1])
+        return [part.reshape(array.shape) for part, array in zip(parts, start, strict=True)]
+
+    W = np.concatenate([array.ravel() for array in start])
+    dW, V, step = np.zeros((3, W.size), new.dtype)
+    W1, b1, W2, b2 = parameters = views(W)
+    dW1, db1, dW2, db2 = views(dW)
+    n = len(x)
     case = kernels.softmax_cross_entropy(new, n, b2.size)
     scores, case_labels = case.inputs
     case_labels[...] = labels
@@ -296,14 +300,24 @@ VERIFIED_STEPS = 3
 
 
 @dataclass
+class Verdict:
+    """A target that is meant for a row, and what was found."""
+
+    target: str
+    found: float
+    met: bool
+
+
+@dataclass
 class Row:
-    """A row of the table: seconds of every contender, figures, and which targets are missed."""
+    """A row of the table: seconds of every contender, figures, and how these are judged."""
 
     kernel: str
     shape: tuple[int, ...]
     dtype: str
     times: dict[str, Summary]
     figures: dict[str, float]
+    verdicts: list[Verdict] = field(default_factory=list)
 
 
 class Target(NamedTuple):
@@ -314,8 +328,9 @@ class Target(NamedTuple):
     rows: Callable[[Row], bool]
     at_most: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.figure} {'<=' if self.at_most else '>='} {self.bound:g}"
+    def judge(self, found: float) -> Verdict:
+        return Verdict(f"{self.figure} {'<=' if self.at_most else '>='} {self.bound:g}", found,
+                       found <= self.bound if self.at_most else found >= self.bound)
 
 
 def is_product(kernel: str) -> bool:
@@ -341,17 +356,11 @@ TARGETS = [
 ]
 
 
-def judge(row: Row) -> tuple[list[Target], list[Target]]:
-    """Return the targets that a row meets and those that it misses."""
+def judge(row: Row) -> list[Verdict]:
+    """Return the verdicts on a row's figures."""
     meant = {target.figure: target for target in TARGETS
              if target.figure in row.figures and target.rows(row)}
-    met: list[Target] = []
-    missed: list[Target] = []
-    for figure, target in meant.items():
-        found = row.figures[figure]
-        reached = found <= target.bound if target.at_most else found >= target.bound
-        (met if reached else missed).append(target)
-    return met, missed
+    return [target.judge(row.figures[figure]) for figure, target in meant.items()]
 
 
 # ---- The rows ----------------------------------------------------------------------------------
@@ -402,6 +411,8 @@ def run(
             for case in contest.cases:
                 verify(case, case.contenders, str(plan))
             samples = time_in_turns(contest.timed, rounds, seconds, {})
-        yield Row(plan.kernel, plan.shape, dtype,
+        row = Row(plan.kernel, plan.shape, dtype,
                   {name: summarise(values) for name, values in samples.items()},
                   {**ratios(samples), **contest.figures(samples)})
+        row.verdicts = judge(row)
+        yield row

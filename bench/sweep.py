@@ -96,9 +96,10 @@ def run(shapes: Iterable[Shape], dtype: str, rounds: int) -> Iterator[Point]:
                 plan = Plan(make, larger)
                 contenders["x".join(map(str, larger))] = checked(plan, dtype)["fastnet"]
             times, ratios = measure(contenders, rounds)
-            cliffs = {name: 1 / ratio for name, ratio in ratios.items() if is_weak(name, ratio)}
-            cliffs.pop("NumPy", None)
-            yield Point(make.__name__, shape, times, ratios["NumPy"], cliffs)
+            beside_numpy = ratios.pop("NumPy")
+            cliffs = {larger: 1 / ratio for larger, ratio in ratios.items()
+                      if is_weak(larger, ratio)}
+            yield Point(make.__name__, shape, times, beside_numpy, cliffs)
 
 
 def checked(plan: Plan, dtype: str) -> dict[str, Run]:

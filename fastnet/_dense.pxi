@@ -58,37 +58,75 @@ cdef void forward_by_dots(
     dots(X, n_in, <const real *>panel, row, b, Z, n_out, n, n_out, n_in, relu)
 
 
+# What a way costs, in fifths of a multiplication of two vectors; found by measuring. A tile does one
+# at a time. For dots both vectors are loaded, and at the end LANES of them are added up. To transpose
+# takes 6 for each vector, of which the last may be nearly empty.
+
+
+cdef inline double by_tiles(Py_ssize_t m, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    return 5.0 * m * k * (padded(n) // LANES)
+
+
+cdef inline double by_dots(Py_ssize_t m, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    return <double>m * n * (7 * (padded(k) // LANES) + 15)
+
+
+cdef inline double to_transpose(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    return 30.0 * padded(k) * (padded(n) // LANES)
+
+
 cdef void dense_forward(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
     """Z = X W + b, then max(Z, 0) if relu."""
-    # Per row of X: vectors of Z for each input, against vectors of X for each output and some 3
-    # vectors' worth of adding up lanes.
-    cdef Py_ssize_t by_tiles = n_in * (padded(n_out) // LANES)
-    cdef Py_ssize_t by_dots = n_out * (padded(n_in) // LANES + 3)
-    if n >= 8 and by_dots < by_tiles and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES:
+    cdef double tiles = by_tiles(n, n_in, n_out), rows = by_dots(n, n_in, n_out)
+    if n_out == 1 and rows < tiles:         # W is its own transpose
+        dots(X, n_in, W, n_in, b, Z, 1, n, 1, n_in, relu)
+    elif (rows + to_transpose(n_in, n_out) < tiles
+            and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
         forward_by_dots(X, W, b, Z, n, n_in, n_out, relu)
     else:
         product(X, n_in, 1, W, n_out, 1, b, Z, n_out, 1, n, n_in, n_out, relu)
+
+
+cdef void input_gradient(
+        const real *W, const real *dZ, real *dX,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """dX = dZ W^T."""
+    cdef double rows = by_dots(n, n_out, n_in)
+    cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
+    cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
+    if n < 4 and n_out < LANES:
+        plain_dots(dZ, n_out, W, n_out, dX, n_in, n, n_in, n_out)
+    elif rows <= min(tiles, flipped):
+        dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
+    elif flipped < tiles:                   # dX^T = W dZ^T
+        product(W, n_out, 1, dZ, 1, n_out, NULL, dX, 1, n_in, n_in, n_out, n, False)
+    else:
+        product(dZ, n_out, 1, W, 1, n_out, NULL, dX, n_in, 1, n, n_out, n_in, False)
+
+
+cdef void weight_gradient(
+        const real *X, const real *dZ, real *dW,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """dW = X^T dZ."""
+    cdef double tiles = by_tiles(n_in, n, n_out)
+    cdef double flipped = by_tiles(n_out, n, n_in)
+    if n_out > 1:
+        flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
+    if flipped < tiles:                     # dW^T = dZ^T X
+        product(dZ, 1, n_out, X, n_in, 1, NULL, dW, 1, n_out, n_out, n, n_in, False)
+    else:
+        product(X, 1, n_in, dZ, n_out, 1, NULL, dW, n_out, 1, n_in, n, n_out, False)
 
 
 cdef void dense_backward(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
     """dX = dZ W^T,   dW = X^T dZ,   db = sum of dZ's rows."""
-    cdef Py_ssize_t vectors_in = (n_in + LANES - 1) // LANES
-    cdef Py_ssize_t vectors_out = (n_out + LANES - 1) // LANES
     if dX != NULL:
-        if n < 4:
-            dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
-        elif n * (n_out + 3 * n_in) < n_in * n_out:         # dX^T = W dZ^T
-            product(W, n_out, 1, dZ, 1, n_out, NULL, dX, 1, n_in, n_in, n_out, n, False)
-        else:
-            product(dZ, n_out, 1, W, 1, n_out, NULL, dX, n_in, 1, n, n_out, n_in, False)
+        input_gradient(W, dZ, dX, n, n_in, n_out)
     if dW != NULL:
-        if n * n_out * vectors_in + 2 * n_in * n_out < n * n_in * vectors_out:  # dW^T = dZ^T X
-            product(dZ, 1, n_out, X, n_in, 1, NULL, dW, 1, n_out, n_out, n, n_in, False)
-        else:
-            product(X, 1, n_in, dZ, n_out, 1, NULL, dW, n_out, 1, n_in, n, n_out, False)
+        weight_gradient(X, dZ, dW, n, n_in, n_out)
     if db != NULL:
         sum_rows(dZ, db, n, n_out)

@@ -30,6 +30,8 @@ cdef extern from "_machine.h":
         PARTS
         ROWS
         VECTORS
+        FEW
+        WIDE
     dvec widen(vec v, int k) nogil      # part k of v as doubles
     void narrow(dvec d, vec *v, int k) nogil    # and back
     vec broadcast(real x) nogil         # x in every lane
@@ -37,6 +39,7 @@ cdef extern from "_machine.h":
     vec larger(vec a, vec b) nogil      # max(a, b); b where either is NaN
     vec smaller(vec a, vec b) nogil     # min(a, b); b where either is NaN
     vec times_power_of_2(vec v, vec k) nogil    # v 2^k for whole |k| <= 2 BIAS
+    vec in_register(vec v) nogil        # v, which gcc would else load wherever it is used
     vec load_first(const real *p, Py_ssize_t n) nogil   # n lanes, and 0 in the others
     void store_first(real *p, vec v, Py_ssize_t n) nogil
     vec zip_low(vec a, vec b) nogil     # a0 b0 a1 b1 ...: the first LANES of them

@@ -25,11 +25,12 @@ enum { DIGITS = 52, BIAS = 1023 };
 #define INTRINSIC(width, name) _mm##width##_##name##_pd
 #endif
 
-/* The width of a vector, and the rows and vectors of a product's tile: 32 registers, or 16. */
+/* The width of a vector, and the rows and vectors of a product's tile, for 32 registers or 16;
+ * where there are but FEW rows, it is WIDE. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MM(name) INTRINSIC(512, name)
-enum { ROWS = 8, VECTORS = 3 };
+enum { ROWS = 8, VECTORS = 3, FEW = 3, WIDE = 8 };
 #else
 #if defined(__AVX__)
 #define VECTOR_BYTES 32
@@ -38,7 +39,7 @@ enum { ROWS = 8, VECTORS = 3 };
 #define VECTOR_BYTES 16
 #define MM(name) INTRINSIC(, name)
 #endif
-enum { ROWS = 6, VECTORS = 2 };
+enum { ROWS = 6, VECTORS = 2, FEW = 1, WIDE = 8 };
 #endif
 #define LANES (8 * VECTOR_BYTES / FASTNET_BITS)
 #define REGISTER __attribute__((vector_size(VECTOR_BYTES)))
@@ -72,11 +73,13 @@ static inline void narrow(dvec d, vec *v, int k) { ((part *)v)[k] = __builtin_co
 static inline vec broadcast(real x) { return x - (vec){0}; }
 static inline dvec broadcast_double(double x) { return x - (dvec){0}; }
 
-/* max(a, b) and min(a, b); b where either is NaN. */
+/* max(a, b) and min(a, b); b where either is NaN.   v, and gcc is kept from loading it again. */
 #if defined(__x86_64__)
+static inline vec in_register(vec v) { return ({ __asm__("" : "+v"(v)); v; }); }
 static inline vec larger(vec a, vec b) { return MM(max)(a, b); }
 static inline vec smaller(vec a, vec b) { return MM(min)(a, b); }
 #else
+static inline vec in_register(vec v) { return v; }
 #define CHOOSE(mask, a, b) (vec)(((lanes)(mask) & (lanes)(a)) | (~(lanes)(mask) & (lanes)(b)))
 static inline vec larger(vec a, vec b) { return CHOOSE(a > b, a, b); }
 static inline vec smaller(vec a, vec b) { return CHOOSE(a < b, a, b); }
@@ -135,8 +138,13 @@ static inline unsigned long fp_mode(void) { return _mm_getcsr(); }
 static inline void set_fp_mode(unsigned long mode) { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
 enum { FLUSH = 1 << 24 };       /* FZ, of FPCR */
-static inline unsigned long fp_mode(void) { return __builtin_aarch64_get_fpcr64(); }
-static inline void set_fp_mode(unsigned long mode) { __builtin_aarch64_set_fpcr64(mode); }
+static inline unsigned long fp_mode(void)
+{
+    unsigned long mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static inline void set_fp_mode(unsigned long mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
 #else
 enum { FLUSH = 0 };             /* none that is known */
 static inline unsigned long fp_mode(void) { return 0; }

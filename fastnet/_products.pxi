@@ -14,8 +14,10 @@
 cdef enum:
     DEPTH = 256         # of a strip of B: with VECTORS, at most 48 KB, on the stack if copied
     HEIGHT = 384        # of a block of A: with DEPTH, at most 768 KB
-    AREA = 131_072      # of a block of C
-    WIDE = 8            # vectors across where there is a single row
+    AREA = 512          # of a block of C, for each row of B, where C is larger than LARGE
+    LARGE = 262_144     # entries
+    FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
+    TALL = 64
     PACKED = -1         # instead of a distance between columns: B is packed
 
 
@@ -29,7 +31,7 @@ cdef inline void tile(
     `rows` times `vectors` vectors of C, the last of which has `last` columns. A[i, p] stands at
     A[i * a_row + p * a_col]. In the first `whole` rows of B the last vector may be read as a whole.
     """
-    cdef vec c[ROWS * WIDE]
+    cdef vec c[ROWS * VECTORS]      # and FEW * WIDE are no more
     cdef vec b[WIDE]
     cdef const real *a[ROWS]
     cdef Py_ssize_t p
@@ -75,24 +77,29 @@ cdef inline void strip(
         int vectors) noexcept nogil:
     """Tiles down the m rows of a strip: as many of ROWS as fit, then smaller ones.
 
-    A WIDE strip has a single row; asking for `vectors <= VECTORS` leaves the others uncompiled.
+    A WIDE strip has few rows; asking for `vectors <= VECTORS` leaves the others uncompiled.
     """
     while m >= ROWS and vectors <= VECTORS:
         tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
              k, whole, last, relu, ROWS, vectors)
         A, start, C, m = A + ROWS * a_row, start + ROWS * start_row, C + ROWS * c_row, m - ROWS
+    if m >= 6 and ROWS > 6 and vectors <= VECTORS:
+        tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
+             k, whole, last, relu, 6, vectors)
+        A, start, C, m = A + 6 * a_row, start + 6 * start_row, C + 6 * c_row, m - 6
     if m >= 4 and vectors <= VECTORS:
         tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
              k, whole, last, relu, 4, vectors)
         A, start, C, m = A + 4 * a_row, start + 4 * start_row, C + 4 * c_row, m - 4
-    if m >= 2 and vectors <= VECTORS:
+    if m == 3 and (vectors <= VECTORS or FEW >= 3):
+        tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
+             k, whole, last, relu, 3, vectors)
+    elif m == 2 and (vectors <= VECTORS or FEW >= 2):
         tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
              k, whole, last, relu, 2, vectors)
-        A, start, C, m = A + 2 * a_row, start + 2 * start_row, C + 2 * c_row, m - 2
-    while m >= 1:
+    elif m == 1:
         tile(A, a_row, a_col, B, b_row, start, start_row, C, c_row,
              k, whole, last, relu, 1, vectors)
-        A, start, C, m = A + a_row, start + start_row, C + c_row, m - 1
 
 
 cdef inline Py_ssize_t share(Py_ssize_t whole, Py_ssize_t most) noexcept nogil:
@@ -116,20 +123,21 @@ cdef void product(
     Any strides, except that bias (or NULL) and relu need c_col 1.
     """
     cdef vec panel[DEPTH * VECTORS]
-    cdef Py_ssize_t most = HEIGHT, i = 0, p, height, depth
-    cdef const real *b
-    if b_col > 1 and m > HEIGHT and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
-        pack(B, b_row, b_col, <real *>panel, k, n)
-        B, b_col = <const real *>panel, PACKED
-    if b_col <= 1:      # else a low block would have its strips of B copied too often
-        most = min(most, max(<Py_ssize_t>AREA // n, <Py_ssize_t>4 * ROWS))
+    cdef Py_ssize_t highest = HEIGHT, i = 0, p, height, depth
+    cdef bint packs = b_col > 1 or b_col == 1 and k * n > FAR and m >= TALL
+    if packs and m > HEIGHT and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
+        pack_block(B, b_row, b_col, k, n, <real *>panel, k, n)
+        B, b_col, packs = <const real *>panel, PACKED, False
+    if m * n > LARGE and not packs:     # write C row by row, as all of B is at hand for each
+        highest = min(highest, max(AREA * min(k, <Py_ssize_t>DEPTH) // n, <Py_ssize_t>ROWS))
     while i < m:
-        height = share(m - i, most)
+        height = share(m - i, highest)
         p = 0
         while True:
             depth = share(k - p, DEPTH)
-            b = B + p * padded(n) if b_col == PACKED else B + p * b_row
-            block(A + i * a_row + p * a_col, a_row, a_col, b, b_row, b_col, <real *>panel,
+            block(A + i * a_row + p * a_col, a_row, a_col,
+                  B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
+                  <real *>panel if packs else NULL,
                   bias, C + i * c_row, c_row, c_col, height, depth, n,
                   p > 0, p + depth == k, relu and p + depth == k)
             p += depth
@@ -143,34 +151,25 @@ cdef inline int strip_vectors(Py_ssize_t n) noexcept nogil:
     return <int>share((n + LANES - 1) // LANES, VECTORS)
 
 
-cdef void pack(
-        const real *B, Py_ssize_t b_row, Py_ssize_t b_col, real *packed,
-        Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    """packed := B (k, n) in the order in which `product` reads it: k * padded(n) entries."""
-    cdef Py_ssize_t p = 0, j, i, depth, row, width
+cdef void pack(const real *B, real *packed, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    """packed := B (k, n), contiguous, in the order in which `product` reads it: k padded(n)."""
+    cdef Py_ssize_t p = 0, depth
     while p < k:
         depth = share(k - p, DEPTH)
-        j = 0
-        while j < n:
-            row = strip_vectors(n - j) * <Py_ssize_t>LANES
-            width = min(n - j, row)
-            if b_col == 1:
-                for i in range(depth):
-                    copy_row(B + (p + i) * b_row + j, packed + i * row, width, row)
-            else:
-                pack_transposed(B + p + j * b_col, b_col, (n - j - 1) * b_col + k - p,
-                                packed, row, depth, width)
-            packed += depth * row
-            j += width
+        pack_block(B + p * n, n, 1, k - p, n, packed + p * padded(n), depth, n)
         p += depth
 
 
-cdef inline void copy_row(
-        const real *x, real *y, Py_ssize_t width, Py_ssize_t row) noexcept nogil:
-    """y := x, and 0 up to the row's end."""
-    cdef Py_ssize_t j
-    for j in range(row):
-        y[j] = x[j] if j < width else 0
+cdef void pack_block(
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col, Py_ssize_t k, Py_ssize_t n,
+        real *packed, Py_ssize_t depth, Py_ssize_t width) noexcept nogil:
+    """packed := the first depth rows and width columns of B (k, n), strip by strip."""
+    cdef Py_ssize_t j = 0, row
+    while j < width:
+        row = strip_vectors(width - j) * <Py_ssize_t>LANES
+        pack_strip(B + j * b_col, b_row, b_col, (n - j - 1) * b_col + (k - 1) * b_row + 1,
+                   packed + j * depth, row, depth, min(width - j, row))
+        j += row
 
 
 cdef void block(
@@ -179,25 +178,27 @@ cdef void block(
         const real *bias, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
         Py_ssize_t m, Py_ssize_t k, Py_ssize_t n,
         bint add, bint ends, bint relu) noexcept nogil:
-    """One block of `product`: C := A B + bias, or C += A B if add. `ends`: B's memory ends here."""
+    """One block of `product`: C := A B + bias, or C += A B if add. `ends`: B's memory ends here.
+
+    Strips of B are copied to the panel, unless it is NULL.
+    """
     cdef vec held[ROWS * VECTORS]
     cdef Py_ssize_t j = 0, i, width, last, whole, row, rows, start_row
-    cdef bint wide = m == 1 and b_col == 1 and c_col == 1
     cdef int vectors
     cdef const real *b
     cdef const real *start
     while j < n:
         vectors = strip_vectors(n - j)
-        if wide and n - j >= WIDE * LANES:
+        if m <= FEW and n - j >= WIDE * LANES and b_col == 1 and panel == NULL:
             vectors = WIDE
         width = min(n - j, vectors * <Py_ssize_t>LANES)
         last = width - (vectors - 1) * <Py_ssize_t>LANES
         b, row, whole = B + j, b_row, k
         if b_col == PACKED:
             b, row = B + j * k, vectors * LANES
-        elif b_col != 1:
-            pack_transposed(B + j * b_col, b_col, (n - j - 1) * b_col + k,
-                            panel, vectors * LANES, k, width)
+        elif panel != NULL:
+            pack_strip(B + j * b_col, b_row, b_col, (n - j - 1) * b_col + (k - 1) * b_row + 1,
+                       panel, vectors * LANES, k, width)
             b, row = panel, vectors * LANES
         elif ends and j + vectors * LANES > n:
             # The last vector of the last rows would reach beyond the end of B.
@@ -250,19 +251,25 @@ cdef void scatter(
                 C[i * c_row + j * c_col] = held[i * held_row + j]
 
 
-cdef void pack_transposed(
-        const real *W, Py_ssize_t w_row, Py_ssize_t left, real *panel, Py_ssize_t panel_row,
-        Py_ssize_t k, Py_ssize_t width) noexcept nogil:
-    """panel[p, j] := W[j, p]   for k times width entries; a panel's rows are whole vectors.
+cdef void pack_strip(
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col, Py_ssize_t left,
+        real *panel, Py_ssize_t panel_row, Py_ssize_t k, Py_ssize_t width) noexcept nogil:
+    """panel[p, j] := B[p, j]   for k times width entries; a panel's rows are whole vectors.
 
-    There are `left` entries from W on.
+    Either the rows of B are contiguous or the columns. There are `left` entries from B on.
     """
     cdef vec columns[LANES]
-    cdef Py_ssize_t p, q, j
+    cdef Py_ssize_t p, q, j, at
+    if b_col == 1:
+        for p in range(k):
+            for j from 0 <= j < width by LANES:
+                at = p * b_row + j
+                (<vec_in_array *>(panel + p * panel_row + j))[0] = load(B + at, left - at)
+        return
     for j from 0 <= j < width by LANES:
         for p from 0 <= p < k by LANES:
-            load_transposed(W + j * w_row + p, w_row, width - j, k - p,
-                            left - j * w_row - p, columns)
+            at = j * b_col + p
+            load_transposed(B + at, b_col, width - j, k - p, left - at, columns)
             for q in range(min(k - p, <Py_ssize_t>LANES)):
                 (<vec_in_array *>(panel + (p + q) * panel_row + j))[0] = columns[q]
 
@@ -290,7 +297,6 @@ cdef inline void dots_tile(
     the others are computed from the last row again, and left out. The bias has their order.
     """
     cdef vec c[LANES]
-    cdef vec b[LANES]
     cdef vec x
     cdef const real *a_rows[LANES]
     cdef const real *b_rows[LANES]
@@ -303,20 +309,16 @@ cdef inline void dots_tile(
     for i in range(LANES):
         c[i] = broadcast(0)
     while p + LANES <= k:
-        for j in range(cols):
-            b[j] = (<const vec_in_array *>(b_rows[j] + p))[0]
         for i in range(rows):
-            x = (<const vec_in_array *>(a_rows[i] + p))[0]
+            x = in_register((<const vec_in_array *>(a_rows[i] + p))[0])
             for j in range(cols):
-                c[i * cols + j] = c[i * cols + j] + x * b[j]
+                c[i * cols + j] = c[i * cols + j] + x * (<const vec_in_array *>(b_rows[j] + p))[0]
         p += LANES
     if p < k:
-        for j in range(cols):
-            b[j] = load_first(b_rows[j] + p, k - p)
         for i in range(rows):
             x = load_first(a_rows[i] + p, k - p)
             for j in range(cols):
-                c[i * cols + j] = c[i * cols + j] + x * b[j]
+                c[i * cols + j] = c[i * cols + j] + x * load_first(b_rows[j] + p, k - p)
     x = sums_of_lanes(c) + bias
     if relu:
         x = vec_relu(x)
@@ -384,3 +386,17 @@ cdef void dots(
                 dots_columns(a, a_row, b, b_row, start, c, c_row, rows, n - j, k, relu, LANES)
             j += cols
         i += rows
+
+
+cdef void plain_dots(
+        const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row, real *C, Py_ssize_t c_row,
+        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """C (m, n) := A (m, k) B^T   where k would not fill a vector."""
+    cdef real total
+    cdef Py_ssize_t i, j, p
+    for i in range(m):
+        for j in range(n):
+            total = 0
+            for p in range(k):
+                total += A[i * a_row + p] * B[j * b_row + p]
+            C[i * c_row + j] = total

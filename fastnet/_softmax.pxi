@@ -9,11 +9,10 @@
 
 cdef enum:
     NARROW = 32     # so many classes at most go by columns; a multiple of LANES
-    FEW = 4         # rows from which on they do
 
 
 cdef inline bint goes_by_columns(Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
-    return n >= FEW and n_classes <= NARROW
+    return n >= 4 and n_classes <= NARROW
 
 
 cdef inline void load_columns(
