@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
         "first: start it in another folder, or install with `pip install -e .`"
     ) from error
 from fastnet import initializers
+from fastnet._config import show_config
 from fastnet.digits import load_digits
 from fastnet.layers import Add, Dense, Layer, Maximum, ReLU, Residual, Scale, Softmax
 from fastnet.losses import CrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
@@ -28,5 +29,5 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD", "Add", "CrossEntropy", "Dense", "Layer", "Maximum", "MeanSquaredError", "ReLU",
     "Residual", "Scale", "Softmax", "SoftmaxCrossEntropy", "accuracy", "initializers",
-    "load_digits",
+    "load_digits", "show_config",
 ]

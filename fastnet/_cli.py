@@ -3,17 +3,15 @@
 import argparse
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 import fastnet
-from fastnet import _ops, _results, _training
+from fastnet import _results, _training
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,16 +160,4 @@ def _progress(
 
 
 def _info(options: argparse.Namespace) -> None:
-    rows = {
-        "fastnet": fastnet.__version__,
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "compiler": _ops.compiler(),
-        "instruction set": _ops.isa,
-        "available": ", ".join(_ops.available_isas()),
-        "matplotlib": "present" if find_spec("matplotlib") else "missing",
-        "tqdm": "present" if find_spec("tqdm") else "missing",
-    }
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:{width}}  {value}")
+    fastnet.show_config()

@@ -42,11 +42,9 @@ cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexce
             first += LANES
 
 
-cdef void forward_by_dots(
-        const real *X, const real *W, const real *b, real *Z,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
-    """As `dense_forward`, by `dots` with the columns of W as rows: at most PANEL vectors."""
-    cdef vec panel[PANEL]
+cdef void transpose_weights(
+        const real *W, real *rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """rows := W^T, each padded to whole vectors."""
     cdef vec columns[LANES]
     cdef Py_ssize_t row = padded(n_in), p, j, q
     for p from 0 <= p < n_in by LANES:
@@ -54,8 +52,16 @@ cdef void forward_by_dots(
             load_transposed(W + p * n_out + j, n_out, n_in - p, n_out - j,
                             (n_in - p) * n_out - j, columns)
             for q in range(min(n_out - j, <Py_ssize_t>LANES)):
-                (<vec_in_array *>(<real *>panel + (j + q) * row + p))[0] = columns[q]
-    dots(X, n_in, <const real *>panel, row, b, Z, n_out, n, n_out, n_in, relu)
+                (<vec_in_array *>(rows + (j + q) * row + p))[0] = columns[q]
+
+
+cdef void forward_by_dots(
+        const real *X, const real *W, const real *b, real *Z,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
+    """As `dense_forward`, by `dots` with the columns of W as rows: at most PANEL vectors."""
+    cdef vec panel[PANEL]
+    transpose_weights(W, <real *>panel, n_in, n_out)
+    dots(X, n_in, <const real *>panel, padded(n_in), b, Z, n_out, n, n_out, n_in, relu)
 
 
 # What a way costs, in fifths of a multiplication of two vectors; found by measuring. A tile does one
@@ -89,6 +95,35 @@ cdef void dense_forward(
         product(X, n_in, 1, W, n_out, 1, b, Z, n_out, 1, n, n_in, n_out, relu)
 
 
+cdef inline bint packs_rows(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """Whether packed weights are the rows of W^T, for `dots`, or the strips of `product`."""
+    return by_dots(1, n_in, n_out) < by_tiles(1, n_in, n_out)
+
+
+cdef Py_ssize_t packed_size(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """Number of entries of packed weights."""
+    return n_out * padded(n_in) if packs_rows(n_in, n_out) else n_in * padded(n_out)
+
+
+cdef void pack_weights(
+        const real *W, real *packed, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """packed := W, in the order in which `dense_forward_packed` reads it."""
+    if packs_rows(n_in, n_out):
+        transpose_weights(W, packed, n_in, n_out)
+    else:
+        pack(W, packed, n_in, n_out)
+
+
+cdef void dense_forward_packed(
+        const real *X, const real *packed, const real *b, real *Z,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
+    """Z = X W + b, then max(Z, 0) if relu, with packed weights W."""
+    if packs_rows(n_in, n_out):
+        dots(X, n_in, packed, padded(n_in), b, Z, n_out, n, n_out, n_in, relu)
+    else:
+        product(X, n_in, 1, packed, 0, PACKED, b, Z, n_out, 1, n, n_in, n_out, relu)
+
+
 cdef void input_gradient(
         const real *W, const real *dZ, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
@@ -107,17 +142,34 @@ cdef void input_gradient(
 
 
 cdef void weight_gradient(
-        const real *X, const real *dZ, real *dW,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """dW = X^T dZ."""
+        const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """dW = X^T dZ, or some of its rows; which way it is computed depends on the whole."""
     cdef double tiles = by_tiles(n_in, n, n_out)
     cdef double flipped = by_tiles(n_out, n, n_in)
     if n_out > 1:
         flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
     if flipped < tiles:                     # dW^T = dZ^T X
-        product(dZ, 1, n_out, X, n_in, 1, NULL, dW, 1, n_out, n_out, n, n_in, False)
+        product(dZ, 1, n_out, X + first, n_in, 1, NULL, dW, 1, n_out, n_out, n, rows, False)
     else:
-        product(X, 1, n_in, dZ, n_out, 1, NULL, dW, n_out, 1, n_in, n, n_out, False)
+        product(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, n_out, 1, rows, n, n_out, False)
+
+
+cdef void dense_sgd_update(
+        const real *X, const real *dZ, real *dW, real *W, real *V,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t rows,
+        double lr, double momentum, bint nesterov) noexcept nogil:
+    """dW = X^T dZ and `sgd_update` of W with it, `rows` of dW at a time: they are still in a cache.
+
+    The bits are those of the two steps one after the other.
+    """
+    cdef Py_ssize_t first = 0, some
+    while first < n_in:
+        some = min(n_in - first, rows)
+        weight_gradient(X, dZ, dW, n, n_in, n_out, first, some)
+        sgd_update(dW, W + first * n_out, V + first * n_out if V != NULL else NULL,
+                   some * n_out, lr, momentum, nesterov)
+        first += some
 
 
 cdef void dense_backward(
@@ -127,6 +179,6 @@ cdef void dense_backward(
     if dX != NULL:
         input_gradient(W, dZ, dX, n, n_in, n_out)
     if dW != NULL:
-        weight_gradient(X, dZ, dW, n, n_in, n_out)
+        weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in)
     if db != NULL:
         sum_rows(dZ, db, n, n_out)

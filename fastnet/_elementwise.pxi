@@ -1,6 +1,20 @@
-# Element by element: ReLU, sum, maximum and multiple, each with its backward.
+# Element by element: exp and log; ReLU, sum, maximum and multiple, each with its backward.
 #
 # Comparisons are written so that NaN is passed on: a NaN is neither <= 0 nor smaller than anything.
+
+
+cdef void exp_forward(const real *X, real *Y, Py_ssize_t size) noexcept nogil:
+    """Y = exp(X)."""
+    cdef Py_ssize_t i
+    for i from 0 <= i < size by LANES:
+        store(Y + i, vec_exp(load(X + i, size - i)), size - i)
+
+
+cdef void log_forward(const real *X, real *Y, Py_ssize_t size) noexcept nogil:
+    """Y = log(X)."""
+    cdef Py_ssize_t i
+    for i from 0 <= i < size by LANES:
+        store(Y + i, vec_log(load(X + i, size - i)), size - i)
 
 
 cdef void relu_forward(const real *X, real *Y, Py_ssize_t size) noexcept nogil:

@@ -49,14 +49,20 @@ include "_vectors.pxi"
 include "_exp_log.pxi"
 include "_elementwise.pxi"
 include "_products.pxi"
+include "_updates.pxi"
 include "_dense.pxi"
 include "_softmax.pxi"
 include "_losses.pxi"
-include "_updates.pxi"
 
 cdef KernelTable _table = KernelTable(
     dense_forward=dense_forward,
     dense_backward=dense_backward,
+    packed_size=packed_size,
+    pack_weights=pack_weights,
+    dense_forward_packed=dense_forward_packed,
+    dense_sgd_update=dense_sgd_update,
+    exp_forward=exp_forward,
+    log_forward=log_forward,
     relu_forward=relu_forward,
     relu_backward=relu_backward,
     add_forward=add_forward,

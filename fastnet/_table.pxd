@@ -18,7 +18,23 @@ cdef struct KernelTable:
     void (*dense_backward)(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+    # W in the order in which dense_forward_packed reads it, and its number of entries
+    Py_ssize_t (*packed_size)(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+    void (*pack_weights)(
+        const real *W, real *packed, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+    void (*dense_forward_packed)(
+        const real *X, const real *packed, const real *b, real *Z,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
+    # dW := X^T dZ and sgd_update of W and V with it, some rows at a time; dW has room for these
+    # V NULL: momentum is 0
+    void (*dense_sgd_update)(
+        const real *X, const real *dZ, real *dW, real *W, real *V,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t rows,
+        double lr, double momentum, bint nesterov) noexcept nogil
 
+    # Y := exp(X);   Y := log(X)
+    void (*exp_forward)(const real *X, real *Y, Py_ssize_t size) noexcept nogil
+    void (*log_forward)(const real *X, real *Y, Py_ssize_t size) noexcept nogil
     # Y := max(X, 0);   dX := 0 where X <= 0, else dY (so a NaN in X lets dY pass)
     void (*relu_forward)(const real *X, real *Y, Py_ssize_t size) noexcept nogil
     void (*relu_backward)(

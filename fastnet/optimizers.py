@@ -1,6 +1,7 @@
 """Optimizers: they change parameters in place by the gradients that backward left on the layers."""
 
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,20 @@ __all__ = ["SGD"]
 
 def _has_parameters(candidate: Any) -> bool:
     return hasattr(candidate, "parameters") and not isinstance(candidate, type)
+
+
+class _Plan(NamedTuple):
+    """What one step took from a list of layers, for the next step with the same."""
+
+    layers: list[Any]
+    gradients: list[np.ndarray]
+    values: list[np.ndarray]
+    velocities: list[np.ndarray | None]
+
+    def fits(self, layers: Any) -> bool:
+        """Return whether these are the same layers."""
+        return (type(layers) is list and len(layers) == len(self.layers)
+                and all(map(is_, layers, self.layers)))
 
 
 class SGD:
@@ -41,6 +56,7 @@ class SGD:
 
     def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
         self._velocities: dict[Any, list[np.ndarray]] = {}      # by layer, in parameters' order
+        self._plan: _Plan | None = None
         self.lr = lr
         self.momentum = momentum
         self.nesterov = nesterov
@@ -70,6 +86,7 @@ class SGD:
         if number == 0 and getattr(self, "_nesterov", False):
             raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
         self._momentum = number
+        self._plan = None
         if number == 0:
             self._velocities.clear()
 
@@ -101,29 +118,40 @@ class SGD:
             Something that is not a layer (or cannot be a key of a dict, which keeps the
             velocities), or whose parameters are no arrays.
         """
-        values: list[np.ndarray] = []
-        gradients: list[np.ndarray] = []
-        velocities: list[np.ndarray | None] = []
+        plan, started = self._plan, None
+        if plan is None or not plan.fits(layers):
+            self._plan = None
+            chain = [layers] if _has_parameters(layers) else list(layers)
+            plan, started = self._prepare(chain)
+        _ops.sgd_update(plan.gradients, plan.values, plan.velocities,
+                        self._lr, self._momentum, self._nesterov)
+        if started is not None:
+            self._velocities.update(started)
+            if all(type(layer.parameters()) is tuple for layer in chain):
+                self._plan = plan
+
+    def _prepare(self, layers: list[Any]) -> tuple[_Plan, dict[Any, list[np.ndarray]]]:
+        """Return what a step needs, and the velocities that start with it."""
+        plan = _Plan(layers, [], [], [])
         started: dict[Any, list[np.ndarray]] = {}
-        for layer in [layers] if _has_parameters(layers) else layers:
+        for layer in layers:
             if not _has_parameters(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
             own = list(layer.parameters())
-            values += [value for _, value, _ in own]
-            gradients += [gradient for _, _, gradient in own]
+            plan.values.extend(value for _, value, _ in own)
+            plan.gradients.extend(gradient for _, _, gradient in own)
             if not self._momentum:
-                velocities += [None] * len(own)
+                plan.velocities.extend([None] * len(own))
                 continue
             kept = self._velocities.get(layer)
             if kept is None:
                 kept = started[layer] = [np.zeros_like(value) for _, value, _ in own]
             if len(kept) != len(own):
                 raise ValueError(f"{layer!r} had {len(kept)} parameters before, got {len(own)}")
-            velocities += kept
-        if len({id(value) for value in values}) < len(values):
+            plan.velocities.extend(kept)
+        if len({id(value) for value in plan.values}) < len(plan.values):
             raise ValueError("layers must hold each parameter once, but one came twice")
-        _ops.sgd_update(gradients, values, velocities, self._lr, self._momentum, self._nesterov)
-        self._velocities.update(started)
+        return plan, started
 
     def __repr__(self) -> str:
         nesterov = ", nesterov=True" if self._nesterov else ""
