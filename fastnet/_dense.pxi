@@ -13,7 +13,7 @@ cdef inline void sum_band(
         int vectors) noexcept nogil:
     """sums[j] = sum_i A[i, j]   for `vectors` vectors of columns from the first on, in double."""
     cdef dvec totals[BAND * PARTS]
-    cdef vec v
+    cdef vec v = broadcast(0)
     cdef Py_ssize_t i, at
     cdef int j, k
     for k in range(vectors * PARTS):
@@ -100,18 +100,19 @@ cdef inline bint packs_rows(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
     return by_dots(1, n_in, n_out) < by_tiles(1, n_in, n_out)
 
 
-cdef Py_ssize_t packed_size(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """Number of entries of packed weights."""
-    return n_out * padded(n_in) if packs_rows(n_in, n_out) else n_in * padded(n_out)
-
-
-cdef void pack_weights(
+cdef Py_ssize_t pack_weights(
         const real *W, real *packed, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """packed := W, in the order in which `dense_forward_packed` reads it."""
+    """packed := W, in the order in which `dense_forward_packed` reads it, unless packed is NULL.
+
+    Returns the number of entries: vectors are filled up.
+    """
     if packs_rows(n_in, n_out):
-        transpose_weights(W, packed, n_in, n_out)
-    else:
+        if packed != NULL:
+            transpose_weights(W, packed, n_in, n_out)
+        return n_out * padded(n_in)
+    if packed != NULL:
         pack(W, packed, n_in, n_out)
+    return n_in * padded(n_out)
 
 
 cdef void dense_forward_packed(

@@ -57,7 +57,6 @@ include "_losses.pxi"
 cdef KernelTable _table = KernelTable(
     dense_forward=dense_forward,
     dense_backward=dense_backward,
-    packed_size=packed_size,
     pack_weights=pack_weights,
     dense_forward_packed=dense_forward_packed,
     dense_sgd_update=dense_sgd_update,

@@ -405,7 +405,7 @@ def pack_weights(W, packed=None):
     """
     cdef cnp.ndarray w = matrix(W, "W", ANY_DTYPE)
     cdef cnp.npy_intp n_in = cnp.PyArray_DIM(w, 0), n_out = cnp.PyArray_DIM(w, 1)
-    cdef cnp.npy_intp size = kernels_for(w).packed_size(n_in, n_out)
+    cdef cnp.npy_intp size = kernels_for(w).pack_weights(NULL, NULL, n_in, n_out)
     cdef cnp.ndarray p = output(packed, "packed", 1, &size, cnp.PyArray_TYPE(w))
     apart(p, "packed", w, "W")
     kernels_for(w).pack_weights(pointer(w), pointer(p), n_in, n_out)
@@ -444,7 +444,7 @@ def dense_forward_packed(X, packed, Py_ssize_t n_out, b=None, Z=None, bint relu=
     cdef cnp.ndarray bias = None
     if n_out < 1:
         raise ValueError(f"n_out must be at least 1, got {n_out}")
-    size = kernels_for(x).packed_size(n_in, n_out)
+    size = kernels_for(x).pack_weights(NULL, NULL, n_in, n_out)
     check_shape(p, "packed", 1, &size)
     if b is not None:
         bias = floats(b, "b", 1, dtype)

@@ -31,7 +31,7 @@ cdef inline void tile(
     `rows` times `vectors` vectors of C, the last of which has `last` columns. A[i, p] stands at
     A[i * a_row + p * a_col]. In the first `whole` rows of B the last vector may be read as a whole.
     """
-    cdef vec c[ROWS * VECTORS]      # and FEW * WIDE are no more
+    cdef vec c[ROWS * WIDE]
     cdef vec b[WIDE]
     cdef const real *a[ROWS]
     cdef Py_ssize_t p

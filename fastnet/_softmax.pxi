@@ -1,7 +1,7 @@
 # Softmax over the classes of each row, and its backward.
 #
-# The row's maximum is subtracted first, so exp never overflows; a NaN in a row gives NaN everywhere
-# in it. Sums are double.
+# The row's maximum is subtracted first, so exp never overflows. A NaN in a row gives NaN everywhere in
+# it, by way of the sum: the maximum may pass it over. Sums are double.
 #
 # A row of few classes would leave most of a vector empty. So LANES such rows are taken at once and
 # transposed: columns[j] holds class j, of another row in each lane, and what follows is the formula
@@ -43,9 +43,9 @@ cdef inline void store_columns(
 
 cdef inline vec largest_column(const vec *columns, Py_ssize_t n_classes) noexcept nogil:
     """The largest entry of each row."""
-    cdef vec m = columns[0]
+    cdef vec m = broadcast(-INFINITY)
     cdef Py_ssize_t j
-    for j in range(1, n_classes):
+    for j in range(n_classes):
         m = larger(columns[j], m)
     return m
 

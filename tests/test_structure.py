@@ -113,7 +113,7 @@ def test_arithmetic_outside_the_kernels_is_not_written_in_numpy():
 def test_the_header_says_only_what_cython_cannot():
     text = (PACKAGE / "_machine.h").read_text()
     code = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 120
+    assert len([line for line in code.splitlines() if line.strip()]) <= 140
     assert not re.search(r"\b(for|while|do|goto)\b", code)
     assert [path.name for path in PACKAGE.glob("*.h")] == ["_machine.h"]
 
