@@ -74,6 +74,8 @@ cdef inline double by_tiles(Py_ssize_t m, Py_ssize_t k, Py_ssize_t n) noexcept n
 
 
 cdef inline double by_dots(Py_ssize_t m, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    if m > 2:
+        m = (m + 3) & ~3
     return <double>m * n * (7 * (padded(k) // LANES) + 15)
 
 

@@ -12,6 +12,7 @@ dZ for the gradient of the loss by Z.
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY, NAN, isfinite, log
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from fastnet._table cimport KernelTable, real
 

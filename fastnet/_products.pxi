@@ -12,8 +12,8 @@
 # _dense.pxi choose, again by shapes alone.
 
 cdef enum:
-    DEPTH = 256         # of a strip of B: with VECTORS, at most 48 KB, on the stack if copied
-    HEIGHT = 384        # of a block of A: with DEPTH, at most 768 KB
+    DEPTH = 320         # of a strip of B: with VECTORS, at most 60 KB, on the stack if copied
+    HEIGHT = 384        # of a block of A: with DEPTH, at most 960 KB
     AREA = 512          # of a block of C, for each row of B, where C is larger than LARGE
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
@@ -125,7 +125,7 @@ cdef void product(
     cdef vec panel[DEPTH * VECTORS]
     cdef Py_ssize_t highest = HEIGHT, i = 0, p, height, depth
     cdef bint packs = b_col > 1 or b_col == 1 and k * n > FAR and m >= TALL
-    if packs and m > HEIGHT and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
+    if packs and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
         pack_block(B, b_row, b_col, k, n, <real *>panel, k, n)
         B, b_col, packs = <const real *>panel, PACKED, False
     if m * n > LARGE and not packs:     # write C row by row, as all of B is at hand for each
@@ -326,11 +326,13 @@ cdef inline void dots_tile(
         store(C, x, n)
     elif m >= rows and n >= cols and c_row == cols:
         store(C, x, LANES)
-    else:
+    elif n >= cols:
         for i in range(rows):
-            for j in range(cols):
-                if i < m and j < n:
-                    C[i * c_row + j] = (<const real *>&x)[i * cols + j]
+            if i < m:
+                memcpy(C + i * c_row, <const real *>&x + i * cols, cols * sizeof(real))
+    else:
+        for i in range(min(m, <Py_ssize_t>rows)):
+            memcpy(C + i * c_row, <const real *>&x + i * cols, n * sizeof(real))
 
 
 cdef inline void dots_columns(

@@ -35,6 +35,8 @@ __all__ = [
     "cross_entropy",
     "dense_backward",
     "dense_forward",
+    "exp_forward",
+    "log_forward",
     "maximum_backward",
     "maximum_forward",
     "mean_squared_error",
@@ -118,6 +120,40 @@ def relu_backward(X: Matrix, dY: Matrix) -> Matrix:
         [dy if _passes(x) else 0.0 for x, dy in zip(x_row, dy_row, strict=True)]
         for x_row, dy_row in zip(X, dY, strict=True)
     ]
+
+
+# ---- Exponential and logarithm -----------------------------------------------------------------
+
+
+def _exp(x: float) -> float:
+    """Return `exp(x)`, with the IEEE value where `math.exp` raises: +inf when it is too large."""
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _log(x: float) -> float:
+    """Return `log(x)`, with the IEEE values where `math.log` raises: -inf at 0, NaN below 0."""
+    if x == 0.0:
+        return -math.inf
+    return math.nan if x < 0.0 else math.log(x)
+
+
+def exp_forward(X: Matrix) -> Matrix:
+    """Return `Y = exp(X)` element by element; `X` and `Y` are `(n, k)`.
+
+    What is too large becomes +inf; exp(-inf) is 0; NaN stays NaN.
+    """
+    return [[_exp(x) for x in row] for row in X]
+
+
+def log_forward(X: Matrix) -> Matrix:
+    """Return `Y = log(X)` element by element, to the base e; `X` and `Y` are `(n, k)`.
+
+    Both zeros give -inf, what is below gives NaN; +inf and NaN stay.
+    """
+    return [[_log(x) for x in row] for row in X]
 
 
 # ---- Softmax -----------------------------------------------------------------------------------
@@ -207,13 +243,6 @@ def softmax_cross_entropy(logits: Matrix, target: Target) -> tuple[float, Matrix
         s = sum(weights)
         dlogits.append([(s * (e / total) - t) / n for e, t in zip(exps, weights, strict=True)])
     return loss / n, dlogits
-
-
-def _log(p: float) -> float:
-    """Return `log(p)`, with the IEEE values where `math.log` raises: -inf at 0, NaN below 0."""
-    if p == 0.0:
-        return -math.inf
-    return math.nan if p < 0.0 else math.log(p)
 
 
 def _weight_over_probability(t: float, p: float) -> float:

@@ -71,66 +71,98 @@ def test_dense_agrees_with_the_reference(shape, dtype, rng):
     assert_within(db, expected[2], product_bound(np.ones((1, n), dtype), dZ, dtype)[0])
 
 
-@pytest.mark.parametrize("n_in", [1, 2, 3, 7, 8, 9, 16, 33])
-def test_dense_at_every_width_and_batch_writes_its_outputs_and_nothing_else(n_in, dtype, rng):
-    """Outputs lie between guards that must stay, and start as NaN that must not."""
-    guard = 64
-    for n, n_out in itertools.product(range(1, 34), repeat=2):
-        X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
-        dZ = draw(rng, dtype, n, n_out)
-        sizes = {"Z": (n, n_out), "dX": (n, n_in), "dW": (n_in, n_out), "db": (n_out,)}
-        memory = {k: np.full(2 * guard + int(np.prod(s)), np.nan, dtype) for k, s in sizes.items()}
-        for block in memory.values():
-            block[:guard] = block[-guard:] = 7.0
-        out = {k: memory[k][guard:-guard].reshape(s) for k, s in sizes.items()}
-
-        _ops.dense_forward(X, W, b, out["Z"])
-        _ops.dense_backward(X, W, dZ, out["dX"], out["dW"], out["db"])
-
-        X, W, b, dZ = exact(X, W, b, dZ)
-        assert_within(out["Z"], X @ W + b,
-                      product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps)
-        assert_within(out["dX"], dZ @ W.T, product_bound(dZ, W.T, dtype))
-        assert_within(out["dW"], X.T @ dZ, product_bound(X.T, dZ, dtype))
-        assert_within(out["db"], dZ.sum(0), product_bound(np.ones((1, n)), dZ, dtype)[0])
-        for block in memory.values():
-            assert np.all(block[:guard] == 7) and np.all(block[-guard:] == 7)
-
-
-@pytest.mark.parametrize("shape", [
-    (1100, 7, 5), (7, 1100, 5), (5, 7, 1100), (1, 1100, 300), (3, 300, 1100), (2, 1100, 1100),
-    (400, 600, 70), (800, 70, 520), (64, 513, 10), (1025, 40, 2), (33, 128, 4)], ids=str)
-def test_dense_of_sizes_that_are_cut_into_blocks(shape, dtype, rng):
+def assert_dense(shape, dtype, rng, fenced):
+    """Dense kernels agree with float64. Outputs start as NaN and lie between fences."""
     n, n_in, n_out = shape
     X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
-    dZ, dW = draw(rng, dtype, n, n_out), np.full((n_in, n_out), np.nan, dtype)
-    Z = _ops.dense_forward(X, W, b)
-    rectified = _ops.dense_forward(X, W, b, relu=True)
-    dX = _ops.dense_backward(X, W, dZ, dW=dW)
-    assert np.array_equal(rectified, np.maximum(Z, 0))
-    bounds = (product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps,
-              product_bound(dZ, W.T, dtype), product_bound(X.T, dZ, dtype))
+    dZ, fences = draw(rng, dtype, n, n_out), fenced()
+    Z, packed_Z, dX, dW, db = (fences.put(np.full(size, np.nan, dtype)) for size in [
+        (n, n_out), (n, n_out), (n, n_in), (n_in, n_out), n_out])
+
+    _ops.dense_forward(X, W, b, Z)
+    _ops.dense_forward_packed(X, _ops.pack_weights(W), n_out, b, packed_Z)
+    _ops.dense_backward(X, W, dZ, dX, dW, db)
+
+    assert fences.stand()
+    bound = product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps
+    bounds = (product_bound(dZ, W.T, dtype), product_bound(X.T, dZ, dtype),
+              product_bound(np.ones((1, n)), dZ, dtype)[0])
     X, W, b, dZ = exact(X, W, b, dZ)
-    for found, expected, bound in zip((Z, dX, dW), (X @ W + b, dZ @ W.T, X.T @ dZ), bounds,
+    assert_within(Z, X @ W + b, bound)
+    assert_within(packed_Z, X @ W + b, bound)
+    for found, expected, bound in zip((dX, dW, db), (dZ @ W.T, X.T @ dZ, dZ.sum(0)), bounds,
                                       strict=True):
         assert_within(found, expected, bound)
 
 
-def test_the_same_bits_wherever_the_arrays_lie(dtype, rng):
-    """Vectors may start at any entry: the cuts depend on the shape alone."""
-    n, n_in, n_out = 13, 77, 53
-    X, W, dZ = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n, n_out)
-    seen = set()
-    for offset in range(17):
-        def moved(array, offset=offset):
-            place = np.empty(array.size + 17, dtype)[offset:offset + array.size]
-            place[...] = array.ravel()
-            return place.reshape(array.shape)
-        dW = moved(W)
-        results = (_ops.dense_forward(moved(X), moved(W)),
-                   _ops.dense_backward(moved(X), moved(W), moved(dZ), dW=dW), dW)
-        seen.add(b"".join(result.tobytes() for result in results))
-    assert len(seen) == 1
+@pytest.mark.parametrize("n_in", [1, 2, 3, 7, 8, 9, 16, 33])
+def test_dense_at_every_width_and_batch(n_in, dtype, rng, fenced):
+    for n, n_out in itertools.product(range(1, 34), repeat=2):
+        assert_dense((n, n_in, n_out), dtype, rng, fenced)
+
+
+# On both sides of every limit at which products are cut, or computed another way.
+LIMITS = [
+    (1, 4096, 1), (4096, 1, 1), (1, 1, 4096), (1, 4096, 5), (4096, 1, 5), (5, 1, 4096),
+    (4096, 5, 1),
+    # the inner dimension in one block and in more: of Z, dX, dW
+    (20, 256, 24), (20, 257, 24), (20, 24, 256), (20, 24, 257), (256, 24, 20), (257, 24, 20),
+    (1, 1100, 300), (3, 300, 1100), (64, 513, 10),
+    # rows in one block and in more
+    (384, 20, 24), (385, 20, 24), (20, 384, 24), (20, 385, 24), (1100, 7, 5), (5, 7, 1100),
+    # results so large that they are written row by row
+    (512, 30, 512), (512, 30, 513), (30, 512, 513), (300, 5, 1000), (283, 938, 1), (1332, 202, 3),
+    # B copied to a panel if it is large and its strips serve many rows; all of it if there is room
+    (64, 361, 363), (64, 362, 363), (63, 362, 363), (79, 136, 993), (153, 76, 879), (443, 594, 2),
+    (515, 257, 510), (515, 258, 510), (257, 515, 510), (258, 515, 510), (400, 40, 20),
+    (400, 600, 70), (800, 70, 520),
+    # few outputs for many rows by scalar products, unless the weights exceed the panel
+    (33, 128, 4), (1025, 40, 2), (150, 3300, 5),
+    # few rows in wide strips, alone and along several blocks
+    (2, 300, 270), (3, 50, 390), (5, 167, 2), (309, 138, 2), (302, 1, 140), (271, 142, 1),
+    # dX and dW the other way round
+    (4, 453, 1), (7, 1100, 5), (16, 800, 30), (16, 800, 300), (17, 389, 122), (80, 685, 168),
+    (586, 239, 68), (1359, 16, 395),
+]
+
+
+@pytest.mark.parametrize("shape", LIMITS, ids=str)
+def test_dense_on_both_sides_of_every_limit(shape, dtype, rng, fenced):
+    assert_dense(shape, dtype, rng, fenced)
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 48), (70, 270, 500), (64, 513, 10), (1025, 40, 2)],
+                         ids=str)
+def test_dense_forward_rectifies_its_results_at_last(shape, dtype, rng):
+    n, n_in, n_out = shape
+    X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
+    packed = _ops.pack_weights(W)
+    for run in (lambda relu: _ops.dense_forward(X, W, b, relu=relu),
+                lambda relu: _ops.dense_forward_packed(X, packed, n_out, b, relu=relu)):
+        assert np.array_equal(run(True), np.maximum(run(False), 0))
+
+
+# A single output goes by scalar products or tiles, whole vectors of outputs by tiles, and two
+# outputs of many rows by whichever is quicker: packed or not, on every instruction set.
+@pytest.mark.parametrize("shape", [
+    (1, 300, 256), (7, 5, 64), (33, 257, 48), (400, 600, 160), (9, 784, 1), (40, 3, 1),
+    (1000, 64, 2)], ids=str)
+def test_packed_weights_give_the_same_bits_where_both_go_the_same_way(shape, dtype, rng):
+    n, n_in, n_out = shape
+    X, W, b = draw(rng, dtype, n, n_in), draw(rng, dtype, n_in, n_out), draw(rng, dtype, n_out)
+    packed = _ops.pack_weights(W)
+    assert np.array_equal(_ops.dense_forward_packed(X, packed, n_out, b, relu=True),
+                          _ops.dense_forward(X, W, b, relu=True))
+    assert np.array_equal(_ops.dense_forward_packed(X, packed, n_out), _ops.dense_forward(X, W))
+
+
+def test_packed_weights_serve_every_batch(dtype, rng):
+    """What is packed knows nothing of the batch: one row or many, the rows are the same."""
+    X, W = draw(rng, dtype, 40, 70), draw(rng, dtype, 70, 9)
+    packed = _ops.pack_weights(W)
+    for n in (1, 2, 3, 7, 40):
+        assert_within(_ops.dense_forward_packed(X[:n], packed, 9), np.matmul(*exact(X[:n], W)),
+                      product_bound(X[:n], W, dtype))
 
 
 def test_dense_with_bias_starts_from_it_and_zero_input_gives_it(dtype):
@@ -165,6 +197,9 @@ def test_dense_with_no_rows(dtype):
     dW, db = np.ones((3, 2), dtype), np.ones(2, dtype)
     dX = _ops.dense_backward(X, W, np.empty((0, 2), dtype), dW=dW, db=db)
     assert dX.shape == (0, 3) and not dW.any() and not db.any()
+    assert _ops.dense_forward_packed(X, _ops.pack_weights(W), 2, b).shape == (0, 2)
+    _ops.dense_sgd_update(X, np.empty((0, 2), dtype), W, lr=0.1)
+    assert (W == 1).all()
 
 
 def test_long_bias_sums_are_taken_in_double():
@@ -176,6 +211,17 @@ def test_long_bias_sums_are_taken_in_double():
 
 
 # ---- Element by element ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("size", SIZES)
+def test_exp_and_log_agree_with_the_reference(size, dtype, rng):
+    """Either is off by at most 2 units in the last place; test_exp_log.py is about accuracy."""
+    X = 10 * draw(rng, dtype, 3, size)
+    Y = _ops.exp_forward(X)
+    expected = np.array(reference.exp_forward(X.tolist()))
+    assert_within(Y, expected, 2 * np.finfo(dtype).eps * expected)
+    expected = np.array(reference.log_forward(Y.tolist()))
+    assert_within(_ops.log_forward(Y), expected, 2 * np.finfo(dtype).eps * np.abs(expected))
+
 
 @pytest.mark.parametrize("size", SIZES)
 def test_elementwise_kernels_equal_the_reference(size, dtype, rng):
@@ -283,6 +329,38 @@ def test_softmax_and_losses_agree_with_the_reference(size, form, dtype, rng):
         assert_close(gradient, expected_gradient, n_eps)
 
         assert _ops.count_correct(X, T) == reference.count_correct(X.tolist(), T.tolist())
+
+
+@pytest.mark.parametrize("n_classes", [*range(1, 36), 64, 67, 4096])
+def test_softmax_and_losses_at_every_width_and_batch(n_classes, dtype, rng):
+    """Against float64; bounds as above, for gradients times the n by which they are divided."""
+    n_eps = 4 + (n_classes if dtype == np.float64 else 0)
+    for n in [*range(1, 34), 67] if n_classes < 4096 else [1, 3, 5]:
+        X, dY = 4 * draw(rng, dtype, n, n_classes), draw(rng, dtype, n, n_classes)
+        target = targets(rng, dtype, n, n_classes)
+        labels, T = target["labels"], target["weights"]
+        x, dy, t, one_hot = exact(X, dY, T, target["one-hot"])
+        e = np.exp(x - x.max(1, keepdims=True))
+        softmax, log_softmax = e / e.sum(1, keepdims=True), x - x.max(1, keepdims=True)
+        log_softmax -= np.log(e.sum(1, keepdims=True))
+
+        Y = _ops.softmax_forward(X)
+        assert_close(Y, softmax, n_eps)
+        y = exact(Y)[0]
+        assert_close(_ops.softmax_backward(Y, dY), y * (dy - (y * dy).sum(1, keepdims=True)), n_eps)
+        for given, weights in (labels, one_hot), (T, t):
+            loss, gradient = _ops.softmax_cross_entropy(X, given)
+            eps = 4 * float(np.finfo(dtype).eps)
+            assert loss == pytest.approx(-(weights * log_softmax).sum() / n, abs=eps,
+                                         rel=n * n_classes * 1e-15 + eps)
+            assert_close(gradient * n, weights.sum(1, keepdims=True) * softmax - weights, n_eps)
+
+            P = np.maximum(Y, np.finfo(dtype).tiny)
+            p = exact(P)[0]
+            loss, gradient = _ops.cross_entropy(P, given)
+            assert loss == pytest.approx(-(weights * np.log(p)).sum() / n, abs=1e-15,
+                                         rel=n * n_classes * 1e-15)
+            assert_within(gradient, -weights / p / n, 2 * np.finfo(dtype).eps * weights / p / n)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -463,3 +541,22 @@ def test_sgd_update_without_velocity_is_plain_descent(dtype, rng):
     expected = W - dtype.type(0.5) * dW
     _ops.sgd_update([dW], [W], [None], 0.5)
     np.testing.assert_array_equal(W, expected)              # halving is exact: one rounding
+
+
+@pytest.mark.parametrize("shape", [
+    (1, 1, 1), (5, 33, 7), (64, 40, 3), (40, 64, 1), (2, 300, 140), (9, 70, 65), (300, 70, 2),
+    (258, 515, 51), (140, 100, 993)], ids=str)
+def test_dense_sgd_update_gives_the_bits_of_its_two_steps(shape, dtype, rng):
+    n, n_in, n_out = shape
+    X, dZ = draw(rng, dtype, n, n_in), draw(rng, dtype, n, n_out)
+    W, V, dW = (draw(rng, dtype, n_in, n_out) for _ in range(3))
+    _ops.dense_backward(X, W, dZ, dW=dW, input_gradient=False)
+    for momentum, nesterov in [(None, False), (0.0, False), (0.9, False), (0.9, True)]:
+        options = {"lr": 0.1, "momentum": momentum or 0.0, "nesterov": nesterov}
+        w, v = W.copy(), None if momentum is None else V.copy()
+        _ops.sgd_update([dW], [w], [v], **options)
+        for rows in (0, 1, 3, 32, 45, n_in, 10 * n_in):
+            new_w, new_v = W.copy(), None if momentum is None else V.copy()
+            _ops.dense_sgd_update(X, dZ, new_w, new_v, **options, rows=rows)
+            assert new_w.tobytes() == w.tobytes(), (options, rows)
+            assert v is None or new_v.tobytes() == v.tobytes(), (options, rows)
