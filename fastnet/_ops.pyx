@@ -74,7 +74,7 @@ float64_kernels = load("float64", isa)
 # ---- Around every call of a kernel -----------------------------------------------------------
 
 cdef enum:
-    LONG_WORK = 500_000     # multiplications: 5 to 50 us, against 0.05 us to let the GIL go
+    LONG_WORK = 500_000     # multiplications: 2 to 10 us, against 0.1 us to let the GIL go
     PER_ENTRY = 16          # multiplications that take as long as a pass over one entry of an array
     HOLD = 0                # keeps the GIL: checked labels, which are indices, must not change
 

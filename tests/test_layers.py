@@ -208,6 +208,21 @@ def test_sgd_state_belongs_to_the_optimizer_and_lr_counts_from_the_next_step(dty
     assert layer.weight[0, 0] == -2.75                  # another optimizer starts with v = 0
 
 
+def test_a_step_with_other_layers_changes_those(dtype):
+    """One optimizer may serve several lists in turn, also a list that has changed."""
+    a, b, c = (fn.Dense(1, 1, dtype=dtype) for _ in range(3))
+    sgd = fn.SGD(lr=1.0, momentum=0.5)
+    for layer in (a, b, c):
+        layer.weight = [[0.0]]
+        layer.weight_grad = [[1.0]]
+    layers = [a, b]
+    sgd.step(layers)
+    sgd.step([a, c])
+    layers[1] = c
+    sgd.step(layers)
+    assert [layer.weight.item() for layer in (a, b, c)] == [-1 - 1.5 - 1.75, -1, -1 - 1.5]
+
+
 def test_momentum_survives_copies_and_is_forgotten_at_zero():
     layer = fn.Dense(1, 1, bias=False, weight_init="zeros")
     layer.weight_grad = [[1]]
