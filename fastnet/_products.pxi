@@ -13,7 +13,7 @@
 
 cdef enum:
     DEPTH = 320         # of a strip of B: with VECTORS, at most 60 KB, on the stack if copied
-    HEIGHT = 384        # of a block of A: with DEPTH, at most 960 KB
+    HEIGHT = 1024       # of a block of A: with DEPTH, at most 1.3 MB
     AREA = 512          # of a block of C, for each row of B, where C is larger than LARGE
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
@@ -131,7 +131,7 @@ cdef void product(
     if m * n > LARGE and not packs:     # write C row by row, as all of B is at hand for each
         highest = min(highest, max(AREA * min(k, <Py_ssize_t>DEPTH) // n, <Py_ssize_t>ROWS))
     while i < m:
-        height = share(m - i, highest)
+        height = min(m - i, (share(m - i, highest) + ROWS - 1) // ROWS * ROWS)
         p = 0
         while True:
             depth = share(k - p, DEPTH)

@@ -10,7 +10,8 @@ import pytest
 
 from fastnet import _ops
 
-KERNEL_TESTS = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kernels", "memory")]
+KERNEL_TESTS = [str(Path(__file__).with_name(f"test_{name}.py"))
+                for name in ("kernels", "memory", "exp_log", "floating_point_mode")]
 
 
 def run(isa, *command):
