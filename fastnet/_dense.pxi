@@ -134,7 +134,9 @@ cdef void input_gradient(
     cdef double rows = by_dots(n, n_out, n_in)
     cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
     cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
-    if n < 4 and n_out < LANES:
+    if n_out == 1:                          # W is its own transpose
+        product(dZ, 1, 1, W, n_in, 1, NULL, dX, n_in, 1, n, 1, n_in, False)
+    elif n < 4 and n_out < LANES:
         plain_dots(dZ, n_out, W, n_out, dX, n_in, n, n_in, n_out)
     elif rows <= min(tiles, flipped):
         dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
