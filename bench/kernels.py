@@ -214,6 +214,24 @@ def dense_backward_db(new: Arrays, n: int, n_out: int) -> Case:
 # ---- Element by element ------------------------------------------------------------------------
 # NumPy multiplies by a mask faster when the mask has become floats before.
 
+def exp_forward(new: Arrays, n: int, n_out: int) -> Case:
+    X, Y = new.normal(n, n_out), new.nan(n, n_out)
+    return Case(
+        inputs=(X,), outputs=(Y,),
+        contenders={"fastnet": lambda: _ops.exp_forward(X, Y), "NumPy": lambda: np.exp(X, out=Y)},
+        reference=reference.exp_forward,
+        exact=lambda X: [(np.exp(X), 0)])
+
+
+def log_forward(new: Arrays, n: int, n_out: int) -> Case:
+    X, Y = new.probabilities(n, n_out), new.nan(n, n_out)
+    return Case(
+        inputs=(X,), outputs=(Y,),
+        contenders={"fastnet": lambda: _ops.log_forward(X, Y), "NumPy": lambda: np.log(X, out=Y)},
+        reference=reference.log_forward,
+        exact=lambda X: [(np.log(X), 0)])
+
+
 def relu_forward(new: Arrays, n: int, n_out: int) -> Case:
     X, Y, zero = new.normal(n, n_out), new.nan(n, n_out), new.constant(0)
     return Case(
@@ -520,8 +538,8 @@ def sgd_update_nesterov(new: Arrays, *shape: int) -> Case:
 # ---- Which cases there are, and their figures --------------------------------------------------
 
 PRODUCTS = [dense_forward, dense_backward_dX, dense_backward_dW]
-HIDDEN = [dense_backward_db, relu_forward, relu_backward, add_forward, add_backward,
-          maximum_forward, maximum_backward, scale_forward]
+HIDDEN = [dense_backward_db, exp_forward, log_forward, relu_forward, relu_backward, add_forward,
+          add_backward, maximum_forward, maximum_backward, scale_forward]
 LAST = [dense_backward_db, softmax_forward, softmax_backward, softmax_cross_entropy, cross_entropy,
         mean_squared_error, count_correct]
 UPDATES = [sgd_update, sgd_update_momentum, sgd_update_nesterov]

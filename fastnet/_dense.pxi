@@ -64,9 +64,9 @@ cdef void forward_by_dots(
     dots(X, n_in, <const real *>panel, padded(n_in), b, Z, n_out, n, n_out, n_in, relu)
 
 
-# What a way costs, in fifths of a multiplication of two vectors; found by measuring. A tile does one
-# at a time. For dots both vectors are loaded, and at the end LANES of them are added up. To transpose
-# takes 6 for each vector, of which the last may be nearly empty.
+# What a way costs, in fifths of a multiplication of two vectors; found by measuring. A tile does
+# one at a time. For dots both vectors are loaded, and at the end LANES of them are added up. To
+# transpose takes 6 for each vector, of which the last may be nearly empty.
 
 
 cdef inline double by_tiles(Py_ssize_t m, Py_ssize_t k, Py_ssize_t n) noexcept nogil:

@@ -5,9 +5,10 @@ This one source is compiled once per float type and instruction set (setup.py na
 kernel is written once, without a branch per type. A finished module offers `table`, a capsule with
 the function table of `_table.pxd`, through which everything else reaches the kernels.
 
-Each kernel states its equation above its loop and, but for the two that only look for bad values,
-has a twin of the same meaning in `reference.py`. Letters are those of the formulas: X, W, b, Z, and
-dZ for the gradient of the loss by Z.
+Each kernel states its equation above its loop and has a twin of the same meaning in
+`reference.py`, but for the two that only look for bad values and for packing, which has no meaning.
+The packed and the fused ones share the twins of the plain ones. Letters are those of the formulas:
+X, W, b, Z, and dZ for the gradient of the loss by Z.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY, NAN, isfinite, log

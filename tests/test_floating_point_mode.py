@@ -155,23 +155,27 @@ def assert_only(result, where, value):
     (1, 1, 1), (3, 40, 20), (33, 128, 4), (7, 300, 5), (16, 800, 30), (64, 40, 1), (5, 3, 70),
     (400, 40, 20), (2, 300, 140)], ids=str)
 def test_what_is_not_finite_goes_through_products(shape, value, dtype, rng):
-    """All else is positive, so infinity meets no 0 and nothing to cancel."""
+    """All else is positive, so infinity meets no 0 and nothing to cancel.
+
+    Where a row begins, as well: there a vector of the row before could reach it.
+    """
     n, n_in, n_out = shape
-    i, p, j = map(rng.integers, shape)
-    whole = slice(None)
-    for name, at, reached in [
-            ("X", (i, p), {"Z": i, "dW": p}), ("W", (p, j), {"Z": (whole, j), "dX": (whole, p)}),
-            ("dZ", (i, j), {"dX": i, "dW": (whole, j), "db": j})]:
-        sizes = {"X": (n, n_in), "W": (n_in, n_out), "dZ": (n, n_out)}
+    column = slice(None)
+    sizes = {"X": (n, n_in), "W": (n_in, n_out), "dZ": (n, n_out)}
+    reached = {"X": lambda i, p: {"Z": i, "dW": p},
+               "W": lambda p, j: {"Z": (column, j), "dX": (column, p)},
+               "dZ": lambda i, j: {"dX": i, "dW": (column, j), "db": j}}
+    for name, at in [(name, at) for name, (rows, columns) in sizes.items()
+                     for at in [(rows - 1, 0), (rng.integers(rows), rng.integers(columns))]]:
         given = {key: rng.uniform(0.5, 1, size).astype(dtype) for key, size in sizes.items()}
         given[name][at] = value
         X, W, dZ = given.values()
+        Z, packed_Z = _ops.dense_forward(X, W), _ops.dense_forward_packed(
+            X, _ops.pack_weights(W), n_out)
         dW, db = np.empty_like(W), np.empty(n_out, dtype)
         dX = _ops.dense_backward(X, W, dZ, dW=dW, db=db)
-        packed_Z = _ops.dense_forward_packed(X, _ops.pack_weights(W), n_out)
-        for key, result in [("Z", _ops.dense_forward(X, W)), ("Z", packed_Z), ("dX", dX),
-                            ("dW", dW), ("db", db)]:
-            assert_only(result, reached.get(key, []), value)
+        for key, result in [("Z", Z), ("Z", packed_Z), ("dX", dX), ("dW", dW), ("db", db)]:
+            assert_only(result, reached[name](*at).get(key, []), value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
