@@ -1,7 +1,7 @@
 # Softmax over the classes of each row, and its backward.
 #
-# The row's maximum is subtracted first, so exp never overflows. A NaN in a row gives NaN everywhere in
-# it, by way of the sum: the maximum may pass it over. Sums are double.
+# The row's maximum is subtracted first, so exp never overflows. A NaN in a row gives NaN everywhere
+# in it, by way of the sum: the maximum may pass it over. Sums are double.
 #
 # A row of few classes would leave most of a vector empty. So LANES such rows are taken at once and
 # transposed: columns[j] holds class j, of another row in each lane, and what follows is the formula

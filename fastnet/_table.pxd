@@ -18,7 +18,7 @@ cdef struct KernelTable:
     void (*dense_backward)(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
-    # packed := W, in the order in which dense_forward_packed reads it; returns its number of entries
+    # packed := W, in the order in which dense_forward_packed reads it; returns how many entries
     # packed NULL: only tells the number
     Py_ssize_t (*pack_weights)(
         const real *W, real *packed, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
