@@ -127,6 +127,15 @@ cdef void dense_forward_packed(
         product(X, n_in, 1, packed, 0, PACKED, b, Z, n_out, 1, n, n_in, n_out, relu)
 
 
+cdef void narrow_input_gradient(
+        const real *W, const real *dZ, real *dX,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """dX = dZ W^T   for few outputs, with the columns of W as rows: at most PANEL vectors."""
+    cdef vec panel[PANEL]
+    transpose_weights(W, <real *>panel, n_in, n_out)
+    outer(dZ, n_out, 1, <const real *>panel, padded(n_in), dX, n_in, n, n_in, n_out)
+
+
 cdef void input_gradient(
         const real *W, const real *dZ, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
@@ -135,7 +144,10 @@ cdef void input_gradient(
     cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
     cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
     if n_out == 1:                          # W is its own transpose
-        product(dZ, 1, 1, W, n_in, 1, NULL, dX, n_in, 1, n, 1, n_in, False)
+        outer(dZ, 1, 1, W, n_in, dX, n_in, n, n_in, 1)
+    elif (4 <= n and n_out <= MOST_OUTER and LANES <= n_in
+            and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
+        narrow_input_gradient(W, dZ, dX, n, n_in, n_out)
     elif n < 4 and n_out < LANES:
         plain_dots(dZ, n_out, W, n_out, dX, n_in, n, n_in, n_out)
     elif rows <= min(tiles, flipped):
@@ -154,7 +166,9 @@ cdef void weight_gradient(
     cdef double flipped = by_tiles(n_out, n, n_in)
     if n_out > 1:
         flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
-    if flipped < tiles:                     # dW^T = dZ^T X
+    if 1 <= n <= MOST_OUTER and n_out >= LANES:
+        outer(X + first, 1, n_in, dZ, n_out, dW, n_out, rows, n_out, n)
+    elif flipped < tiles:                   # dW^T = dZ^T X
         product(dZ, 1, n_out, X + first, n_in, 1, NULL, dW, 1, n_out, n_out, n, rows, False)
     else:
         product(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, n_out, 1, rows, n, n_out, False)

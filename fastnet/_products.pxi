@@ -18,6 +18,7 @@ cdef enum:
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64
+    MOST_OUTER = 4      # rows of B in `outer`
     PACKED = -1         # instead of a distance between columns: B is packed
 
 
@@ -402,3 +403,38 @@ cdef void plain_dots(
             for p in range(k):
                 total += A[i * a_row + p] * B[j * b_row + p]
             C[i * c_row + j] = total
+
+
+cdef inline void outer_tile(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
+        real *C, Py_ssize_t c_row, Py_ssize_t m, Py_ssize_t n, int k) noexcept nogil:
+    """`outer` for a constant k."""
+    cdef vec a[MOST_OUTER]
+    cdef vec c
+    cdef Py_ssize_t i, j
+    cdef int p
+    for i in range(m):
+        for p in range(k):
+            a[p] = broadcast(A[i * a_row + p * a_col])
+        for j from 0 <= j < n by LANES:
+            c = a[0] * load(B + j, n - j)
+            for p in range(1, k):
+                c = c + a[p] * load(B + p * b_row + j, n - j)
+            store(C + i * c_row + j, c, n - j)
+
+
+cdef void outer(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
+        real *C, Py_ssize_t c_row, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """C (m, n) := A (m, k) B (k, n)   for k from 1 to MOST_OUTER.
+
+    Row by row: to write C takes the most time, and goes best in the order of memory.
+    """
+    if k == 1:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 1)
+    elif k == 2:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 2)
+    elif k == 3:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 3)
+    else:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 4)
