@@ -166,7 +166,7 @@ cdef void weight_gradient(
     cdef double flipped = by_tiles(n_out, n, n_in)
     if n_out > 1:
         flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
-    if 1 <= n <= MOST_OUTER and n_out >= LANES:
+    if 1 <= n <= 5 and n_out >= LANES:
         outer(X + first, 1, n_in, dZ, n_out, dW, n_out, rows, n_out, n)
     elif flipped < tiles:                   # dW^T = dZ^T X
         product(dZ, 1, n_out, X + first, n_in, 1, NULL, dW, 1, n_out, n_out, n, rows, False)

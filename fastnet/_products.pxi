@@ -18,7 +18,7 @@ cdef enum:
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64
-    MOST_OUTER = 4      # rows of B in `outer`
+    MOST_OUTER = 8      # rows of B in `outer`
     PACKED = -1         # instead of a distance between columns: B is packed
 
 
@@ -436,5 +436,13 @@ cdef void outer(
         outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 2)
     elif k == 3:
         outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 3)
-    else:
+    elif k == 4:
         outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 4)
+    elif k == 5:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 5)
+    elif k == 6:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 6)
+    elif k == 7:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 7)
+    else:
+        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 8)
