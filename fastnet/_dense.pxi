@@ -45,14 +45,7 @@ cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexce
 cdef void transpose_weights(
         const real *W, real *rows, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
     """rows := W^T, each padded to whole vectors."""
-    cdef vec columns[LANES]
-    cdef Py_ssize_t row = padded(n_in), p, j, q
-    for p from 0 <= p < n_in by LANES:
-        for j from 0 <= j < n_out by LANES:
-            load_transposed(W + p * n_out + j, n_out, n_in - p, n_out - j,
-                            (n_in - p) * n_out - j, columns)
-            for q in range(min(n_out - j, <Py_ssize_t>LANES)):
-                (<vec_in_array *>(rows + (j + q) * row + p))[0] = columns[q]
+    pack_strip(W, 1, n_out, n_in * n_out, rows, padded(n_in), n_out, n_in)
 
 
 cdef void forward_by_dots(
