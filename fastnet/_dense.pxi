@@ -81,7 +81,11 @@ cdef void dense_forward(
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
     """Z = X W + b, then max(Z, 0) if relu."""
     cdef double tiles = by_tiles(n, n_in, n_out), rows = by_dots(n, n_in, n_out)
-    if n_out == 1 and rows < tiles:         # W is its own transpose
+    if n * n_in * n_out <= PLAIN:
+        plain(X, n_in, 1, W, n_out, 1, b, Z, n, n_in, n_out, relu)
+    elif n == 1 and 1 < n_out <= LANES:
+        single_vector(X, W, n_out, b, Z, n_in, n_out, relu)
+    elif n_out == 1 and rows < tiles:       # W is its own transpose
         dots(X, n_in, W, n_in, b, Z, 1, n, 1, n_in, relu)
     elif (rows + to_transpose(n_in, n_out) < tiles
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
@@ -126,7 +130,7 @@ cdef void narrow_input_gradient(
     """dX = dZ W^T   for few outputs, with the columns of W as rows: at most PANEL vectors."""
     cdef vec panel[PANEL]
     transpose_weights(W, <real *>panel, n_in, n_out)
-    outer(dZ, n_out, 1, <const real *>panel, padded(n_in), dX, n_in, n, n_in, n_out)
+    outer(dZ, n_out, 1, <const real *>panel, padded(n_in), dX, n, n_in, n_out)
 
 
 cdef void input_gradient(
@@ -137,12 +141,12 @@ cdef void input_gradient(
     cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
     cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
     if n_out == 1:                          # W is its own transpose
-        outer(dZ, 1, 1, W, n_in, dX, n_in, n, n_in, 1)
+        outer(dZ, 1, 1, W, n_in, dX, n, n_in, 1)
     elif (4 <= n and n_out <= MOST_OUTER and LANES <= n_in
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
         narrow_input_gradient(W, dZ, dX, n, n_in, n_out)
     elif n < 4 and n_out < LANES:
-        plain_dots(dZ, n_out, W, n_out, dX, n_in, n, n_in, n_out)
+        plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, n, n_out, n_in, False)
     elif rows <= min(tiles, flipped):
         dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
     elif flipped < tiles:                   # dX^T = W dZ^T
@@ -159,8 +163,10 @@ cdef void weight_gradient(
     cdef double flipped = by_tiles(n_out, n, n_in)
     if n_out > 1:
         flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
-    if 1 <= n <= 5 and n_out >= LANES:
-        outer(X + first, 1, n_in, dZ, n_out, dW, n_out, rows, n_out, n)
+    if n * n_in * n_out <= PLAIN:
+        plain(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, rows, n, n_out, False)
+    elif 1 <= n <= 5 and (n_out >= LANES or n <= 2):
+        outer(X + first, 1, n_in, dZ, n_out, dW, rows, n_out, n)
     elif flipped < tiles:                   # dW^T = dZ^T X
         product(dZ, 1, n_out, X + first, n_in, 1, NULL, dW, 1, n_out, n_out, n, rows, False)
     else:

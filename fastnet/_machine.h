@@ -100,12 +100,18 @@ static inline vec times_power_of_2(vec v, vec k)
     lanes exponents = (lanes)(k + whole) - (lanes)whole + 2 * BIAS, half = exponents >> 1;
     return v * (vec)(half << DIGITS) * (vec)((exponents - half) << DIGITS);
 }
-static inline void store_first(real *p, vec v, long n) { __builtin_memcpy(p, &v, n * sizeof(v[0])); }
-static inline vec load_first(const real *p, long n)
-{
-    vec v = {0};
-    return __builtin_memcpy(&v, p, n * sizeof(real)), v;
-}
+/* Two pieces that may overlap, of a constant size: gcc moves each at once. */
+#define COPY(at, size) __builtin_memcpy(p + (at), (real *)&v + (at), (size) * sizeof(real))
+#define PIECES(size) if (LANES > size && n >= size) { COPY(0, size); COPY(n - size, size); return; }
+static inline void store_first(real *p, vec v, long n) { PIECES(4) PIECES(2) PIECES(1) }
+#if defined(__AVX__)
+static const bits numbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
+#define FIRST(n) (__m256i)((lanes)*(const vec_in_array *)numbers < (bits)(n))
+static inline vec load_first(const real *p, long n) { return MM(maskload)(p, FIRST(n)); }
+#else
+#define LANE(i) if (LANES > i && n > i) v[i % LANES] = p[i];
+static inline vec load_first(const real *p, long n) { vec v = {0}; LANE(0) LANE(1) LANE(2) LANE(3) return v; }
+#endif
 #endif
 
 /* Lanes of a and b in turn, a0 b0 a1 b1 ...: the first LANES of them, and the others. */

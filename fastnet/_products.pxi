@@ -18,7 +18,9 @@ cdef enum:
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64
+    GATHER = 128        # columns of C for which to copy A pays, where its rows are not contiguous
     MOST_OUTER = 8      # rows of B in `outer`
+    PLAIN = 32          # multiplications up to which `plain` is quickest
     PACKED = -1         # instead of a distance between columns: B is packed
 
 
@@ -126,6 +128,10 @@ cdef void product(
     cdef vec panel[DEPTH * VECTORS]
     cdef Py_ssize_t highest = HEIGHT, i = 0, p, height, depth
     cdef bint packs = b_col > 1 or b_col == 1 and k * n > FAR and m >= TALL
+    cdef bint gathers = a_row == 1 and a_col > 1 and n >= GATHER and VECTORS * LANES >= ROWS
+    cdef const real *a
+    if gathers:                         # the panel holds rows of A
+        packs, highest = False, VECTORS * LANES // ROWS * ROWS
     if packs and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
         pack_block(B, b_row, b_col, k, n, <real *>panel, k, n)
         B, b_col, packs = <const real *>panel, PACKED, False
@@ -136,7 +142,12 @@ cdef void product(
         p = 0
         while True:
             depth = share(k - p, DEPTH)
-            block(A + i * a_row + p * a_col, a_row, a_col,
+            a = A + i * a_row + p * a_col
+            if gathers:
+                pack_strip(a, 1, a_col, (k - p - 1) * a_col + m - i,
+                           <real *>panel, padded(depth), height, depth)
+                a = <const real *>panel
+            block(a, padded(depth) if gathers else a_row, 1 if gathers else a_col,
                   B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
                   <real *>panel if packs else NULL,
                   bias, C + i * c_row, c_row, c_col, height, depth, n,
@@ -298,6 +309,7 @@ cdef inline void dots_tile(
     the others are computed from the last row again, and left out. The bias has their order.
     """
     cdef vec c[LANES]
+    cdef vec b[LANES]
     cdef vec x
     cdef const real *a_rows[LANES]
     cdef const real *b_rows[LANES]
@@ -310,10 +322,14 @@ cdef inline void dots_tile(
     for i in range(LANES):
         c[i] = broadcast(0)
     while p + LANES <= k:
+        for j in range(cols):
+            b[j] = (<const vec_in_array *>(b_rows[j] + p))[0]
+            if rows > 1:
+                b[j] = in_register(b[j])
         for i in range(rows):
             x = in_register((<const vec_in_array *>(a_rows[i] + p))[0])
             for j in range(cols):
-                c[i * cols + j] = c[i * cols + j] + x * (<const vec_in_array *>(b_rows[j] + p))[0]
+                c[i * cols + j] = c[i * cols + j] + x * b[j]
         p += LANES
     if p < k:
         for i in range(rows):
@@ -391,23 +407,49 @@ cdef void dots(
         i += rows
 
 
-cdef void plain_dots(
-        const real *A, Py_ssize_t a_row, const real *B, Py_ssize_t b_row, real *C, Py_ssize_t c_row,
-        Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    """C (m, n) := A (m, k) B^T   where k would not fill a vector."""
+cdef void single_vector(
+        const real *A, const real *B, Py_ssize_t b_row, const real *bias, real *C,
+        Py_ssize_t k, Py_ssize_t n, bint relu) noexcept nogil:
+    """`product` for one row of A and up to LANES columns.
+
+    In four sums: each term of a single one would have to wait for the last.
+    """
+    cdef vec c[4]
+    cdef Py_ssize_t p = 0, left = (k - 1) * b_row + n       # entries of B
+    cdef int i
+    for i in range(4):
+        c[i] = broadcast(0)
+    while (p + 3) * b_row + LANES <= left:
+        for i in range(4):
+            c[i] = c[i] + A[p + i] * (<const vec_in_array *>(B + (p + i) * b_row))[0]
+        p += 4
+    while p < k:
+        c[0] = c[0] + A[p] * load_first(B + p * b_row, n)
+        p += 1
+    c[0] = (c[0] + c[1]) + (c[2] + c[3])
+    if bias != NULL:
+        c[0] = c[0] + load_first(bias, n)
+    store(C, vec_relu(c[0]) if relu else c[0], n)
+
+
+cdef void plain(
+        const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
+        const real *B, Py_ssize_t b_row, Py_ssize_t b_col, const real *bias, real *C,
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu) noexcept nogil:
+    """`product` into contiguous C, number by number, where vectors would hardly be filled."""
     cdef real total
     cdef Py_ssize_t i, j, p
     for i in range(m):
         for j in range(n):
-            total = 0
+            total = bias[j] if bias != NULL else 0
             for p in range(k):
-                total += A[i * a_row + p] * B[j * b_row + p]
-            C[i * c_row + j] = total
+                total += A[i * a_row + p * a_col] * B[p * b_row + j * b_col]
+            C[i * n + j] = 0 if relu and total <= 0 else total
 
 
 cdef inline void outer_tile(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
-        real *C, Py_ssize_t c_row, Py_ssize_t m, Py_ssize_t n, int k) noexcept nogil:
+        real *C, Py_ssize_t m, Py_ssize_t n, int k) noexcept nogil:
     """`outer` for a constant k."""
     cdef vec a[MOST_OUTER]
     cdef vec c
@@ -420,29 +462,29 @@ cdef inline void outer_tile(
             c = a[0] * load(B + j, n - j)
             for p in range(1, k):
                 c = c + a[p] * load(B + p * b_row + j, n - j)
-            store(C + i * c_row + j, c, n - j)
+            store(C + i * n + j, c, n - j)
 
 
 cdef void outer(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
-        real *C, Py_ssize_t c_row, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+        real *C, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
     """C (m, n) := A (m, k) B (k, n)   for k from 1 to MOST_OUTER.
 
     Row by row: to write C takes the most time, and goes best in the order of memory.
     """
     if k == 1:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 1)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 1)
     elif k == 2:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 2)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 2)
     elif k == 3:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 3)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 3)
     elif k == 4:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 4)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 4)
     elif k == 5:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 5)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 5)
     elif k == 6:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 6)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 6)
     elif k == 7:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 7)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 7)
     else:
-        outer_tile(A, a_row, a_col, B, b_row, C, c_row, m, n, 8)
+        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 8)
