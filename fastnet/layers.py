@@ -92,11 +92,13 @@ class Layer:
 
     def _recall(self) -> Any:
         """Return what forward remembered; RuntimeError if there is nothing (any more)."""
-        memory = self._memory
-        if memory is None:
-            raise RuntimeError(f"{type(self).__name__}.backward needs a forward before it, "
-                               "and can be called once for each")
-        return memory
+        if self._memory is None:
+            raise self._no_memory()
+        return self._memory
+
+    def _no_memory(self) -> RuntimeError:
+        return RuntimeError(f"{type(self).__name__}.backward needs a forward before it, "
+                            "and can be called once for each")
 
     def _gradient(self, dy: Any) -> np.ndarray:
         """Return `dy` in the dtype that forward remembered; ValueError for another shape."""
@@ -241,7 +243,9 @@ class Dense(Layer):
         TypeError, ValueError
             As `forward`.
         """
-        x = self._recall()
+        x = self._memory
+        if x is None:                   # as _recall, without the cost of a call
+            raise self._no_memory()
         dy = _ops.as_floats(dy, "dY", x.dtype)
         dx = _ops.dense_backward(x, self._weight, dy, out, self._weight_grad, self._bias_grad)
         self._memory = None
@@ -273,7 +277,9 @@ class ReLU(Layer):
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input, in its shape and dtype."""
-        x = self._recall()
+        x = self._memory
+        if x is None:                   # as _recall, without the cost of a call
+            raise self._no_memory()
         dx = _ops.relu_backward(x, _ops.as_floats(dy, "dY", x.dtype), out)
         self._memory = None
         return dx
