@@ -50,7 +50,8 @@ def backward_dX(cnp.ndarray W, cnp.ndarray dZ, cnp.ndarray dX, int repeat):
     """dX := dZ W^T; fastnet's kernel."""
     for _ in range(repeat):
         kernels.dense_backward(
-            NULL, data(W), data(dZ), data(dX), NULL, NULL, dZ.shape[0], W.shape[0], W.shape[1])
+            NULL, data(W), data(dZ), data(dX), NULL, NULL, dZ.shape[0], W.shape[0], W.shape[1],
+            False)
     return dX
 
 
@@ -58,7 +59,8 @@ def backward_dW(cnp.ndarray X, cnp.ndarray dZ, cnp.ndarray dW, int repeat):
     """dW := X^T dZ; fastnet's kernel."""
     for _ in range(repeat):
         kernels.dense_backward(
-            data(X), NULL, data(dZ), NULL, data(dW), NULL, X.shape[0], X.shape[1], dZ.shape[1])
+            data(X), NULL, data(dZ), NULL, data(dW), NULL, X.shape[0], X.shape[1], dZ.shape[1],
+            False)
     return dW
 
 

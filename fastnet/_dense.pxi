@@ -91,7 +91,7 @@ cdef void dense_forward(
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
         forward_by_dots(X, W, b, Z, n, n_in, n_out, relu)
     else:
-        product(X, n_in, 1, W, n_out, 1, b, Z, n_out, 1, n, n_in, n_out, relu)
+        product(X, n_in, 1, W, n_out, 1, b, NULL, Z, n_out, 1, n, n_in, n_out, relu)
 
 
 cdef inline bint packs_rows(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
@@ -121,38 +121,43 @@ cdef void dense_forward_packed(
     if packs_rows(n_in, n_out):
         dots(X, n_in, packed, padded(n_in), b, Z, n_out, n, n_out, n_in, relu)
     else:
-        product(X, n_in, 1, packed, 0, PACKED, b, Z, n_out, 1, n, n_in, n_out, relu)
+        product(X, n_in, 1, packed, 0, PACKED, b, NULL, Z, n_out, 1, n, n_in, n_out, relu)
 
 
 cdef void narrow_input_gradient(
-        const real *W, const real *dZ, real *dX,
+        const real *W, const real *dZ, const real *mask, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """dX = dZ W^T   for few outputs, with the columns of W as rows: at most PANEL vectors."""
+    """As `input_gradient`, with the columns of W as rows of a panel: at most PANEL vectors."""
     cdef vec panel[PANEL]
     transpose_weights(W, <real *>panel, n_in, n_out)
-    outer(dZ, n_out, 1, <const real *>panel, padded(n_in), dX, n, n_in, n_out)
+    outer(dZ, n_out, 1, <const real *>panel, padded(n_in), mask, dX, n, n_in, n_out)
 
 
 cdef void input_gradient(
-        const real *W, const real *dZ, real *dX,
+        const real *W, const real *dZ, const real *mask, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """dX = dZ W^T."""
+    """dX = dZ W^T, then 0 where mask <= 0, unless mask is NULL."""
     cdef double rows = by_dots(n, n_out, n_in)
     cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
     cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
     if n_out == 1:                          # W is its own transpose
-        outer(dZ, 1, 1, W, n_in, dX, n, n_in, 1)
-    elif (4 <= n and n_out <= MOST_OUTER and LANES <= n_in
+        outer(dZ, 1, 1, W, n_in, mask, dX, n, n_in, 1)
+        return
+    if (4 <= n and n_out <= MOST_OUTER and LANES <= n_in
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
-        narrow_input_gradient(W, dZ, dX, n, n_in, n_out)
-    elif n < 4 and n_out < LANES:
+        narrow_input_gradient(W, dZ, mask, dX, n, n_in, n_out)
+        return
+    if n < 4 and n_out < LANES:
         plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, n, n_out, n_in, False)
     elif rows <= min(tiles, flipped):
         dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
     elif flipped < tiles:                   # dX^T = W dZ^T
-        product(W, n_out, 1, dZ, 1, n_out, NULL, dX, 1, n_in, n_in, n_out, n, False)
+        product(W, n_out, 1, dZ, 1, n_out, NULL, NULL, dX, 1, n_in, n_in, n_out, n, False)
     else:
-        product(dZ, n_out, 1, W, 1, n_out, NULL, dX, n_in, 1, n, n_out, n_in, False)
+        product(dZ, n_out, 1, W, 1, n_out, NULL, mask, dX, n_in, 1, n, n_out, n_in, False)
+        return
+    if mask != NULL:
+        relu_backward(mask, dX, dX, n * n_in)
 
 
 cdef void weight_gradient(
@@ -166,36 +171,38 @@ cdef void weight_gradient(
     if n * n_in * n_out <= PLAIN:
         plain(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, rows, n, n_out, False)
     elif 1 <= n <= 5 and (n_out >= LANES or n <= 2):
-        outer(X + first, 1, n_in, dZ, n_out, dW, rows, n_out, n)
+        outer(X + first, 1, n_in, dZ, n_out, NULL, dW, rows, n_out, n)
     elif flipped < tiles:                   # dW^T = dZ^T X
-        product(dZ, 1, n_out, X + first, n_in, 1, NULL, dW, 1, n_out, n_out, n, rows, False)
+        product(dZ, 1, n_out, X + first, n_in, 1, NULL, NULL, dW, 1, n_out, n_out, n, rows, False)
     else:
-        product(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, n_out, 1, rows, n, n_out, False)
+        product(X + first, 1, n_in, dZ, n_out, 1, NULL, NULL, dW, n_out, 1, rows, n, n_out, False)
 
 
-cdef void dense_sgd_update(
+cdef bint dense_sgd_update(
         const real *X, const real *dZ, real *dW, real *W, real *V,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t rows,
         double lr, double momentum, bint nesterov) noexcept nogil:
     """dW = X^T dZ and `sgd_update` of W with it, `rows` of dW at a time: they are still in a cache.
 
-    The bits are those of the two steps one after the other.
+    The bits are those of the two steps one after the other; returns what `sgd_update` does.
     """
     cdef Py_ssize_t first = 0, some
+    cdef bint finite = True
     while first < n_in:
         some = min(n_in - first, rows)
         weight_gradient(X, dZ, dW, n, n_in, n_out, first, some)
-        sgd_update(dW, W + first * n_out, V + first * n_out if V != NULL else NULL,
-                   some * n_out, lr, momentum, nesterov)
+        finite &= sgd_update(dW, W + first * n_out, V + first * n_out if V != NULL else NULL,
+                             some * n_out, lr, momentum, nesterov)
         first += some
+    return finite
 
 
 cdef void dense_backward(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """dX = dZ W^T,   dW = X^T dZ,   db = sum of dZ's rows."""
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
+    """dX = dZ W^T, then 0 where X <= 0 if relu,   dW = X^T dZ,   db = sum of dZ's rows."""
     if dX != NULL:
-        input_gradient(W, dZ, dX, n, n_in, n_out)
+        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out)
     if dW != NULL:
         weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in)
     if db != NULL:

@@ -22,6 +22,7 @@ def dense_backward(
     dW: ndarray | None = None,
     db: ndarray | None = None,
     input_gradient: Literal[True] = True,
+    relu: bool = False,
 ) -> ndarray: ...
 @overload
 def dense_backward(
@@ -32,6 +33,7 @@ def dense_backward(
     dW: ndarray | None = None,
     db: ndarray | None = None,
     input_gradient: bool = True,
+    relu: bool = False,
 ) -> ndarray | None: ...
 def pack_weights(W: ndarray, packed: ndarray | None = None) -> ndarray: ...
 def dense_forward_packed(

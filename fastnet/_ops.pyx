@@ -334,7 +334,8 @@ def dense_forward(X, W, b=None, Z=None, bint relu=False):
     return z
 
 
-def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True):
+def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True,
+                   bint relu=False):
     """dX := dZ W^T,   dW := X^T dZ,   db := sum of the rows of dZ; each may be left out.
 
     Parameters
@@ -352,6 +353,8 @@ def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True
         Overwritten; left out if not given.
     input_gradient : bool
         False leaves dX out.
+    relu : bool
+        X is the output of a ReLU, and dX the gradient by its input: 0 where X <= 0.
 
     Returns
     -------
@@ -387,7 +390,7 @@ def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True
     cdef Caller caller = enter(2.0 * n * n_in * n_out)
     kernels_for(x).dense_backward(
         pointer(x), pointer(w), pointer(dz), pointer(dx), pointer(dw), pointer(bias_gradient),
-        n, n_in, n_out)
+        n, n_in, n_out, relu)
     leave(caller)
     return dx
 

@@ -119,11 +119,12 @@ cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
 cdef void product(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
         const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
-        const real *bias, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
+        const real *bias, const real *mask, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
         Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu) noexcept nogil:
-    """C (m, n) := A (m, k) B (k, n) + bias, then max(C, 0) if relu.
+    """C (m, n) := A (m, k) B (k, n) + bias, then max(C, 0) if relu, then 0 where mask <= 0.
 
-    Any strides, except that bias (or NULL) and relu need c_col 1.
+    Any strides, except that bias and relu need c_col 1, and a mask contiguous C, whose shape it
+    has. Bias and mask may be NULL.
     """
     cdef vec panel[DEPTH * VECTORS]
     cdef Py_ssize_t highest = HEIGHT, i = 0, p, height, depth
@@ -155,6 +156,8 @@ cdef void product(
             p += depth
             if p >= k:
                 break
+        if mask != NULL:                # while the block is in a cache
+            relu_backward(mask + i * n, C + i * n, C + i * n, height * n)
         i += height
 
 
@@ -449,7 +452,7 @@ cdef void plain(
 
 cdef inline void outer_tile(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
-        real *C, Py_ssize_t m, Py_ssize_t n, int k) noexcept nogil:
+        const real *mask, real *C, Py_ssize_t m, Py_ssize_t n, int k) noexcept nogil:
     """`outer` for a constant k."""
     cdef vec a[MOST_OUTER]
     cdef vec c
@@ -462,29 +465,31 @@ cdef inline void outer_tile(
             c = a[0] * load(B + j, n - j)
             for p in range(1, k):
                 c = c + a[p] * load(B + p * b_row + j, n - j)
+            if mask != NULL:
+                c = vec_relu_backward(load(mask + i * n + j, n - j), c)
             store(C + i * n + j, c, n - j)
 
 
 cdef void outer(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
-        real *C, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    """C (m, n) := A (m, k) B (k, n)   for k from 1 to MOST_OUTER.
+        const real *mask, real *C, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """C (m, n) := A (m, k) B (k, n), then 0 where mask <= 0,   for k from 1 to MOST_OUTER.
 
     Row by row: to write C takes the most time, and goes best in the order of memory.
     """
     if k == 1:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 1)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 1)
     elif k == 2:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 2)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 2)
     elif k == 3:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 3)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 3)
     elif k == 4:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 4)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 4)
     elif k == 5:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 5)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 5)
     elif k == 6:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 6)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 6)
     elif k == 7:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 7)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 7)
     else:
-        outer_tile(A, a_row, a_col, B, b_row, C, m, n, 8)
+        outer_tile(A, a_row, a_col, B, b_row, mask, C, m, n, 8)

@@ -14,10 +14,11 @@ cdef struct KernelTable:
     void (*dense_forward)(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
-    # dX := dZ W^T,   dW := X^T dZ,   db := sum of the rows of dZ.   dX, dW, db each or NULL
+    # dX := dZ W^T, then 0 where X <= 0 if relu (X is what a ReLU gave);   dW := X^T dZ,
+    # db := sum of the rows of dZ.   dX, dW, db each or NULL
     void (*dense_backward)(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
     # packed := W, in the order in which dense_forward_packed reads it; returns how many entries
     # packed NULL: only tells the number
     Py_ssize_t (*pack_weights)(
@@ -26,8 +27,8 @@ cdef struct KernelTable:
         const real *X, const real *packed, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
     # dW := X^T dZ and sgd_update of W and V with it, some rows at a time; dW has room for these
-    # V NULL: momentum is 0
-    void (*dense_sgd_update)(
+    # V NULL: momentum is 0.   returns whether all of W is finite afterwards
+    bint (*dense_sgd_update)(
         const real *X, const real *dZ, real *dW, real *W, real *V,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t rows,
         double lr, double momentum, bint nesterov) noexcept nogil
@@ -77,7 +78,7 @@ cdef struct KernelTable:
     Py_ssize_t (*first_bad_probability)(const real *P, Py_ssize_t size) noexcept nogil
 
     # V := momentum V + dW;   W := W - lr V, or W - lr (dW + momentum V) if nesterov
-    # V NULL: momentum is 0
-    void (*sgd_update)(
+    # V NULL: momentum is 0.   returns whether all of W is finite afterwards
+    bint (*sgd_update)(
         const real *dW, real *W, real *V, Py_ssize_t size,
         double lr, double momentum, bint nesterov) noexcept nogil

@@ -20,6 +20,11 @@ cdef inline vec vec_relu(vec v) noexcept nogil:
     return <vec>(<lanes>v & ~<lanes>(v <= broadcast(0)))
 
 
+cdef inline vec vec_relu_backward(vec x, vec dy) noexcept nogil:
+    """0 where x <= 0, dy elsewhere, where x is NaN too."""
+    return <vec>(<lanes>dy & ~<lanes>(x <= broadcast(0)))
+
+
 cdef inline dvec where(dvec t, dvec v) noexcept nogil:
     """v where t is not 0, else 0."""
     return <dvec>(<dlanes>v & <dlanes>(t != 0.0))

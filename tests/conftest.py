@@ -84,6 +84,9 @@ def calls_of_every_kernel(rng, dtype, n, n_in, n_out):
             lambda *arrays: _ops.dense_forward(*arrays, relu=True), [X, W, b], [Z]),
         "dense_backward": Call(_ops.dense_backward, [X, W, dZ],
                                [blank(n, n_in), blank(n_in, n_out), blank(n_out)]),
+        "dense_backward through a ReLU": Call(
+            lambda X, W, dZ, dX: _ops.dense_backward(X, W, dZ, dX, relu=True),
+            [X, W, dZ], [blank(n, n_in)]),
         "pack_weights": Call(_ops.pack_weights, [W], [np.full_like(packed, np.nan)]),
         "dense_forward_packed": Call(
             lambda X, packed, b, Z: _ops.dense_forward_packed(X, packed, n_out, b, Z),

@@ -84,8 +84,10 @@ def assert_dense(shape, dtype, rng, fenced):
     _ops.dense_forward(X, W, b, Z)
     _ops.dense_forward_packed(X, _ops.pack_weights(W), n_out, b, packed_Z)
     _ops.dense_backward(X, W, dZ, dX, dW, db)
+    masked = _ops.dense_backward(X, W, dZ, fences.put(np.full_like(X, np.nan)), relu=True)
 
     assert fences.stand()
+    assert np.array_equal(masked, _ops.relu_backward(X, dX))
     bound = product_bound(X, W, dtype) + np.abs(b) * np.finfo(dtype).eps
     bounds = (product_bound(dZ, W.T, dtype), product_bound(X.T, dZ, dtype),
               product_bound(np.ones((1, n)), dZ, dtype)[0])
@@ -185,6 +187,15 @@ def test_dense_backward_parts_can_be_left_out(dtype, rng):
     assert _ops.dense_backward(X, W, dZ, dW=only_dW, input_gradient=False) is None
     assert _ops.dense_backward(X, W, dZ, db=only_db, input_gradient=False) is None
     assert np.array_equal(only_dW, dW) and np.array_equal(only_db, db)
+
+
+@pytest.mark.parametrize("n_out", [1, 3, 40])
+def test_the_gradient_passes_a_relu_where_its_output_is_nan(dtype, n_out):
+    X, W, dZ = np.ones((20, 40), dtype), np.ones((40, n_out), dtype), np.ones((20, n_out), dtype)
+    X[:, :3] = np.nan, -0.0, 0.0
+    expected = np.full_like(X, n_out)
+    expected[:, 1:3] = 0
+    assert np.array_equal(_ops.dense_backward(X, W, dZ, relu=True), expected)
 
 
 def test_gradients_are_overwritten_not_added_to(dtype, rng):
