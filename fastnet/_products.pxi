@@ -18,7 +18,7 @@ cdef enum:
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64
-    GATHER = 128        # columns of C for which to copy A pays, where its rows are not contiguous
+    GATHER = 128        # to twice as many columns of C pay for a copy of A, if its rows lie apart
     MOST_OUTER = 8      # rows of B in `outer`
     PLAIN = 32          # multiplications up to which `plain` is quickest
     PACKED = -1         # instead of a distance between columns: B is packed
@@ -127,12 +127,13 @@ cdef void product(
     has. Bias and mask may be NULL.
     """
     cdef vec panel[DEPTH * VECTORS]
-    cdef Py_ssize_t highest = HEIGHT, i = 0, p, height, depth
+    cdef Py_ssize_t highest = HEIGHT, i = 0, p, q, height, depth, some
     cdef bint packs = b_col > 1 or b_col == 1 and k * n > FAR and m >= TALL
-    cdef bint gathers = a_row == 1 and a_col > 1 and n >= GATHER and VECTORS * LANES >= ROWS
-    cdef const real *a
+    cdef Py_ssize_t together = VECTORS * LANES // ROWS * ROWS       # rows of A in the panel
+    cdef bint gathers = (a_row == 1 and a_col > 1 and together > 0
+                         and GATHER <= n <= 2 * GATHER)
     if gathers:                         # the panel holds rows of A
-        packs, highest = False, VECTORS * LANES // ROWS * ROWS
+        packs = False
     if packs and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
         pack_block(B, b_row, b_col, k, n, <real *>panel, k, n)
         B, b_col, packs = <const real *>panel, PACKED, False
@@ -143,16 +144,21 @@ cdef void product(
         p = 0
         while True:
             depth = share(k - p, DEPTH)
-            a = A + i * a_row + p * a_col
-            if gathers:
-                pack_strip(a, 1, a_col, (k - p - 1) * a_col + m - i,
-                           <real *>panel, padded(depth), height, depth)
-                a = <const real *>panel
-            block(a, padded(depth) if gathers else a_row, 1 if gathers else a_col,
-                  B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
-                  <real *>panel if packs else NULL,
-                  bias, C + i * c_row, c_row, c_col, height, depth, n,
-                  p > 0, p + depth == k, relu and p + depth == k)
+            q = 0
+            while gathers and q < height:
+                some = min(height - q, together)
+                pack_strip(A + i + q + p * a_col, 1, a_col, (k - p - 1) * a_col + m - i - q,
+                           <real *>panel, padded(depth), some, depth)
+                block(<const real *>panel, padded(depth), 1, B + p * b_row, b_row, b_col, NULL,
+                      bias, C + (i + q) * c_row, c_row, c_col, some, depth, n,
+                      p > 0, p + depth == k, relu and p + depth == k)
+                q += some
+            if not gathers:
+                block(A + i * a_row + p * a_col, a_row, a_col,
+                      B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
+                      <real *>panel if packs else NULL,
+                      bias, C + i * c_row, c_row, c_col, height, depth, n,
+                      p > 0, p + depth == k, relu and p + depth == k)
             p += depth
             if p >= k:
                 break
