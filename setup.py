@@ -66,6 +66,7 @@ def kernels(dtype, isa):
 setup(
     ext_modules=[
         extension("fastnet._ops", "fastnet/_ops.pyx"),
+        extension("fastnet._engine", "fastnet/_engine.pyx"),
         *(kernels(dtype, isa) for dtype in DTYPES for isa in ISAS),
     ],
     options={"build_ext": {"parallel": True}},

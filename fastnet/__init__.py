@@ -19,15 +19,17 @@ except ModuleNotFoundError as error:
 from fastnet import initializers
 from fastnet._config import show_config
 from fastnet.digits import load_digits
-from fastnet.layers import Add, Dense, Layer, Maximum, ReLU, Residual, Scale, Softmax
+from fastnet.layers import Add, Dense, Flatten, Layer, Maximum, ReLU, Residual, Scale, Softmax
 from fastnet.losses import CrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from fastnet.metrics import accuracy
+from fastnet.network import History, Predictor, Scores, Sequential
 from fastnet.optimizers import SGD
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Add", "CrossEntropy", "Dense", "Layer", "Maximum", "MeanSquaredError", "ReLU",
-    "Residual", "Scale", "Softmax", "SoftmaxCrossEntropy", "accuracy", "initializers",
+    "SGD", "Add", "CrossEntropy", "Dense", "Flatten", "History", "Layer", "Maximum",
+    "MeanSquaredError", "Predictor", "ReLU", "Residual", "Scale", "Scores", "Sequential", "Softmax",
+    "SoftmaxCrossEntropy", "accuracy", "initializers",
     "load_digits", "show_config",
 ]

@@ -6,7 +6,7 @@ kernel is written once, without a branch per type. A finished module offers `tab
 the function table of `_table.pxd`, through which everything else reaches the kernels.
 
 Each kernel states its equation above its loop and has a twin of the same meaning in
-`reference.py`, but for the two that only look for bad values and for packing, which has no meaning.
+`reference.py`, but for those that only look for bad values and for packing, which has no meaning.
 The packed and the fused ones share the twins of the plain ones. Letters are those of the formulas:
 X, W, b, Z, and dZ for the gradient of the loss by Z.
 """
@@ -78,6 +78,7 @@ cdef KernelTable _table = KernelTable(
     mean_squared_error=mean_squared_error,
     count_correct=count_correct,
     first_bad_weight=first_bad_weight,
+    first_not_finite=first_not_finite,
     first_bad_probability=first_bad_probability,
     sgd_update=sgd_update,
 )

@@ -199,6 +199,15 @@ cdef Py_ssize_t first_bad_weight(const real *T, Py_ssize_t size) noexcept nogil:
     return -1
 
 
+cdef Py_ssize_t first_not_finite(const real *X, Py_ssize_t size) noexcept nogil:
+    """Index of the first entry that is infinite or NaN; -1 if there is none."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        if not isfinite(X[i]):
+            return i
+    return -1
+
+
 cdef Py_ssize_t first_bad_probability(const real *P, Py_ssize_t size) noexcept nogil:
     """Index of the first entry below 0 or above 1.001; -1 if there is none. NaN is passed on."""
     cdef Py_ssize_t i

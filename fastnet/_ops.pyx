@@ -78,12 +78,8 @@ cdef enum:
     PER_ENTRY = 16          # multiplications that take as long as a pass over one entry of an array
     HOLD = 0                # keeps the GIL: checked labels, which are indices, must not change
 
-cdef struct Caller:
-    unsigned long mode
-    PyThreadState *thread
 
-
-cdef inline Caller enter(double multiplications) noexcept:
+cdef Caller enter(double multiplications) noexcept:
     """Treat subnormal numbers as 0, and let the GIL go if the work is long, until `leave`.
 
     In between, nothing may be done but to call kernels and to read fields of arrays.
@@ -100,7 +96,7 @@ cdef inline Caller enter_pass(cnp.ndarray array) noexcept:
     return enter(<double>PER_ENTRY * cnp.PyArray_SIZE(array))
 
 
-cdef inline void leave(Caller caller) noexcept:
+cdef void leave(Caller caller) noexcept:
     if caller.thread != NULL:
         PyEval_RestoreThread(caller.thread)
     set_fp_mode(caller.mode)
@@ -115,8 +111,12 @@ cdef enum:
     ANY_NDIM = -1
 
 
+cdef const KernelTable *kernels_of(int dtype) noexcept:
+    return float32_kernels if dtype == FLOAT32 else float64_kernels
+
+
 cdef inline const KernelTable *kernels_for(cnp.ndarray array) noexcept:
-    return float32_kernels if cnp.PyArray_TYPE(array) == FLOAT32 else float64_kernels
+    return kernels_of(cnp.PyArray_TYPE(array))
 
 
 cdef cnp.ndarray floats(object value, str name, int ndim, int dtype):
@@ -866,10 +866,30 @@ def softmax_backward(Y, dY, dX=None):
 
 # ---- Losses ----------------------------------------------------------------------------------
 
-cdef cnp.ndarray checked_target(object target, cnp.ndarray scores):
+def check_target(target, Py_ssize_t n, Py_ssize_t n_classes, cnp.dtype dtype):
+    """Refuse what is neither labels (n,) within range nor rows (n, n_classes) of weights.
+
+    Parameters
+    ----------
+    target : ndarray
+        Of int64, or of weights: finite and at least 0.
+    n, n_classes : int
+    dtype : numpy.dtype
+        Of weights: float32 or float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Also for n = 0.
+    """
+    checked_target(target, n, n_classes, dtype.type_num)
+
+
+cdef cnp.ndarray checked_target(
+        object target, Py_ssize_t n, Py_ssize_t n_classes, int dtype):
     """Labels (n,) within range, or rows (n, n_classes) of finite weights >= 0; else an error."""
     cdef cnp.ndarray array
-    cdef cnp.npy_intp n = cnp.PyArray_DIM(scores, 0), n_classes = cnp.PyArray_DIM(scores, 1)
+    cdef cnp.npy_intp *dims = [n, n_classes]
     cdef Py_ssize_t i
     if n == 0:
         raise ValueError("a mean over 0 rows is not defined")
@@ -878,10 +898,10 @@ cdef cnp.ndarray checked_target(object target, cnp.ndarray scores):
     array = target
     if cnp.PyArray_NDIM(array) == 2:
         if cnp.PyArray_DIM(array, 1) == 1 < n_classes:
-            raise ValueError(f"target must have shape {as_tuple(2, cnp.PyArray_DIMS(scores))} or, "
+            raise ValueError(f"target must have shape {as_tuple(2, dims)} or, "
                              f"for labels, ({n},), got {as_tuple(2, cnp.PyArray_DIMS(array))}")
-        array = floats(target, "target", 2, cnp.PyArray_TYPE(scores))
-        check_shape(array, "target", 2, cnp.PyArray_DIMS(scores))
+        array = floats(target, "target", 2, dtype)
+        check_shape(array, "target", 2, dims)
         i = kernels_for(array).first_bad_weight(pointer(array), n * n_classes)
         if i >= 0:
             raise ValueError(f"target[{i // n_classes}, {i % n_classes}] is {array.flat[i]}, "
@@ -897,6 +917,12 @@ cdef cnp.ndarray checked_target(object target, cnp.ndarray scores):
             raise ValueError(f"target[{i}] is {labels[i]}, but labels must be whole numbers "
                              f"from 0 to {n_classes - 1}")
     return array
+
+
+cdef inline cnp.ndarray target_of(object target, cnp.ndarray scores):
+    """As `checked_target`, for a matrix of scores."""
+    return checked_target(target, cnp.PyArray_DIM(scores, 0), cnp.PyArray_DIM(scores, 1),
+                          cnp.PyArray_TYPE(scores))
 
 
 cdef inline const Py_ssize_t *labels_of(cnp.ndarray target) noexcept:
@@ -935,7 +961,7 @@ def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
         Arrays that kernels do not take, shapes that do not fit, 0 rows, labels out of range,
         weights that are negative or not finite, dlogits overlapping an input.
     """
-    cdef cnp.ndarray x = matrix(logits, "logits", ANY_DTYPE), t = checked_target(target, x)
+    cdef cnp.ndarray x = matrix(logits, "logits", ANY_DTYPE), t = target_of(target, x)
     cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x) if gradient else None
     apart(dx, "dlogits", x, "logits", t, "target")
     cdef Caller caller = enter(HOLD)
@@ -971,7 +997,7 @@ def cross_entropy(P, target, dP=None, bint gradient=True):
         As `softmax_cross_entropy`; also for entries of P that are no probabilities: below 0, or
         above 1 by more than rounding explains. NaN is passed on.
     """
-    cdef cnp.ndarray p = matrix(P, "P", ANY_DTYPE), t = checked_target(target, p)
+    cdef cnp.ndarray p = matrix(P, "P", ANY_DTYPE), t = target_of(target, p)
     cdef cnp.npy_intp n_classes = cnp.PyArray_DIM(p, 1)
     cdef Py_ssize_t i = kernels_for(p).first_bad_probability(pointer(p), cnp.PyArray_SIZE(p))
     if i >= 0:
@@ -1039,7 +1065,7 @@ def count_correct(scores, target):
     TypeError, ValueError
         As `softmax_cross_entropy`.
     """
-    cdef cnp.ndarray x = matrix(scores, "scores", ANY_DTYPE), t = checked_target(target, x)
+    cdef cnp.ndarray x = matrix(scores, "scores", ANY_DTYPE), t = target_of(target, x)
     return kernels_for(x).count_correct(
         pointer(x), labels_of(t), rows_of(t), cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1))
 

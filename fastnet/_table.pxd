@@ -74,6 +74,8 @@ cdef struct KernelTable:
         Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
     # index of the first entry that cannot be a target weight (finite, >= 0), or -1
     Py_ssize_t (*first_bad_weight)(const real *T, Py_ssize_t size) noexcept nogil
+    # index of the first entry that is infinite or NaN, or -1
+    Py_ssize_t (*first_not_finite)(const real *X, Py_ssize_t size) noexcept nogil
     # index of the first entry that cannot be a probability (0 .. 1, with room for rounding), or -1
     Py_ssize_t (*first_bad_probability)(const real *P, Py_ssize_t size) noexcept nogil
 

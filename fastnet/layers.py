@@ -18,6 +18,7 @@ orders. A converted input is a copy, and then later changes of the original are 
 Exercises A to F, named as sources of formulas, are worked by hand in `examples/`.
 """
 
+import math
 import operator
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 from fastnet import _ops, initializers
 from fastnet._convert import finite
 
-__all__ = ["Add", "Dense", "Layer", "Maximum", "ReLU", "Residual", "Scale", "Softmax"]
+__all__ = ["Add", "Dense", "Flatten", "Layer", "Maximum", "ReLU", "Residual", "Scale", "Softmax"]
 
 Parameter = tuple[str, np.ndarray, np.ndarray]
 Seed = int | np.random.Generator | None
@@ -255,6 +256,21 @@ class Dense(Layer):
         """Return `("weight", weight, weight_grad)`, and with a bias that likewise."""
         return self._parameters
 
+    def _move(self, places: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Let values and gradients live in these arrays from now on.
+
+        The arrays that were handed out before become read-only: a change would have no effect.
+        """
+        moved = []
+        for (name, *old), new in zip(self._parameters, places, strict=True):
+            for source, place in zip(old, new, strict=True):
+                place[...] = source
+                source.flags.writeable = False
+            moved.append((name, *new))
+            setattr(self, f"_{name}", new[0])
+            setattr(self, f"_{name}_grad", new[1])
+        self._parameters = tuple(moved)
+
     def __repr__(self) -> str:
         bias = "" if self._bias is not None else ", bias=False"
         dtype = "" if self.dtype == np.float32 else f', dtype="{self.dtype}"'
@@ -281,6 +297,30 @@ class ReLU(Layer):
         if x is None:                   # as _recall, without the cost of a call
             raise self._no_memory()
         dx = _ops.relu_backward(x, _ops.as_floats(dy, "dY", x.dtype), out)
+        self._memory = None
+        return dx
+
+
+class Flatten(Layer):
+    """Rows of features: `(n, ...)` becomes `(n, product of the others)`; back again in backward."""
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the entries of `x` (n, ...) as a matrix with n rows, in a fresh array."""
+        x = _ops.as_floats(x, "X")
+        if x.ndim < 2:
+            raise ValueError(f"X must have at least 2 dimensions, got {x.ndim}")
+        y = _ops.scale_forward(x.reshape(len(x), math.prod(x.shape[1:])), 1.0, out)
+        self._memory = x.dtype, x.shape
+        return y
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `dy` in the shape of the input, in a fresh array."""
+        dtype, shape = self._recall()
+        dy = _ops.as_floats(dy, "dY", dtype)
+        flat = len(dy), math.prod(shape[1:])
+        if dy.shape != (shape[0], flat[1]):
+            raise ValueError(f"dY must have shape {(shape[0], flat[1])}, got {dy.shape}")
+        dx = _ops.scale_forward(dy.reshape(shape), 1.0, out)
         self._memory = None
         return dx
 
@@ -337,6 +377,11 @@ class Residual(Layer):
         for layer in self.layers:
             if not _is_layer(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
+
+    @property
+    def _chain(self) -> list[Any]:
+        """What an optimizer goes into, to keep each layer's state under that layer."""
+        return self.layers
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `inner(x) + x`, in the dtype of the inner chain's output.

@@ -1,5 +1,6 @@
 """Optimizers: they change parameters in place by the gradients that backward left on the layers."""
 
+from collections.abc import Iterable, Iterator
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -13,6 +14,16 @@ __all__ = ["SGD"]
 
 def _has_parameters(candidate: Any) -> bool:
     return hasattr(candidate, "parameters") and not isinstance(candidate, type)
+
+
+def _leaves(layers: Iterable[Any]) -> Iterator[Any]:
+    """Yield layers, and in place of those that hold others these."""
+    for layer in layers:
+        inner = getattr(layer, "_chain", None)
+        if inner is None:
+            yield layer
+        else:
+            yield from _leaves(inner)
 
 
 class _Plan(NamedTuple):
@@ -88,7 +99,9 @@ class SGD:
         self._momentum = number
         self._plan = None
         if number == 0:
-            self._velocities.clear()
+            for velocities in self._velocities.values():
+                for velocity in velocities:
+                    velocity[...] = 0
 
     @property
     def nesterov(self) -> bool:
@@ -123,8 +136,15 @@ class SGD:
             self._plan = None
             chain = [layers] if _has_parameters(layers) else list(layers)
             plan, started = self._prepare(chain)
-        _ops.sgd_update(plan.gradients, plan.values, plan.velocities,
-                        self._lr, self._momentum, self._nesterov)
+        try:
+            _ops.sgd_update(plan.gradients, plan.values, plan.velocities,
+                            self._lr, self._momentum, self._nesterov)
+        except ValueError:
+            if started is not None:
+                raise
+            self._plan = None           # a layer may have joined a network, which moves its arrays
+            self.step(layers)
+            return
         if started is not None:
             self._velocities.update(started)
             if all(type(layer.parameters()) is tuple for layer in chain):
@@ -134,7 +154,7 @@ class SGD:
         """Return what a step needs, and the velocities that start with it."""
         plan = _Plan(layers, [], [], [])
         started: dict[Any, list[np.ndarray]] = {}
-        for layer in layers:
+        for layer in _leaves(layers):
             if not _has_parameters(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
             own = list(layer.parameters())
@@ -152,6 +172,13 @@ class SGD:
         if len({id(value) for value in plan.values}) < len(plan.values):
             raise ValueError("layers must hold each parameter once, but one came twice")
         return plan, started
+
+    def _keep(self, layer: Any, places: list[np.ndarray]) -> None:
+        """Let the velocities of a layer live in these arrays, which are 0, from now on."""
+        for place, velocity in zip(places, self._velocities.get(layer, ()), strict=False):
+            place[...] = velocity
+        self._velocities[layer] = places
+        self._plan = None
 
     def __repr__(self) -> str:
         nesterov = ", nesterov=True" if self._nesterov else ""

@@ -1,0 +1,49 @@
+from typing import Any
+
+from numpy import dtype as DType
+from numpy import ndarray
+
+def aligned_zeros(size: int, dtype: Any) -> ndarray: ...
+def padded(size: int, dtype: Any) -> int: ...
+
+class Engine:
+    n_in: int
+    n_out: int
+    dtype: DType
+    def __init__(
+        self,
+        operations: list[dict[str, Any]],
+        parameters: ndarray,
+        gradients: ndarray,
+        flattens: bool = False,
+        packs: bool = False,
+    ) -> None: ...
+    def reserve(self, rows: int) -> None: ...
+    def poison(self, value: float) -> None: ...
+    def train(
+        self,
+        x: ndarray,
+        target: ndarray,
+        loss: str,
+        batch_size: int,
+        order: ndarray | None,
+        accuracy: bool,
+        keep_gradients: bool,
+        velocities: ndarray | None,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+    ) -> tuple[str, int, float, int]: ...
+    def inputs(self, x: Any) -> ndarray: ...
+    def predict(self, x: Any, out: ndarray | None = None) -> ndarray: ...
+    def finite(self) -> bool: ...
+    def evaluate(
+        self, x: ndarray, target: ndarray, loss: str, accuracy: bool
+    ) -> tuple[str, float, int]: ...
+
+class Forward:
+    engine: Engine
+    def __init__(
+        self, operations: list[dict[str, Any]], parameters: ndarray, flattens: bool
+    ) -> None: ...
+    def predict(self, x: Any, out: ndarray | None = None) -> ndarray: ...

@@ -1,0 +1,760 @@
+"""The engine: a step, an epoch or a prediction of a whole network in one native call.
+
+A network is a flat list of operations; `forward` walks down it and `backward` up again. They only
+sequence the kernels of the table: all arithmetic is there. Numbers live in three places:
+
+* the parameters, their gradients and their velocities, each one contiguous aligned buffer, in
+  which every operation knows where its own begin;
+* the values that operations hand to each other, in an arena that is sized before it is used. In
+  training each keeps its place until backward has read it, in prediction two places alternate;
+* the gradients by those values, in two places of the arena that alternate.
+
+A place is a number of columns: for n rows it begins n times as many entries behind the arena's
+start. The only branch is a residual: REMEMBER marks its beginning, ADD adds the value from there,
+and on the way back the gradient is put aside at ADD and added at REMEMBER.
+"""
+import numpy as np
+
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport isfinite
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from fastnet._ops cimport Caller, apart, check_rate, enter, kernels_of, leave, output
+from fastnet._table cimport KernelTable, real
+
+from fastnet._ops import as_floats
+
+cnp.import_array()
+
+cdef enum Kind:
+    DENSE
+    RELU
+    SOFTMAX
+    SCALE
+    REMEMBER
+    ADD
+
+cdef enum Loss:
+    SOFTMAX_CROSS_ENTROPY
+    CROSS_ENTROPY
+    MEAN_SQUARED_ERROR
+
+cdef enum Outcome:
+    FINE
+    BAD_LABEL
+    BAD_PROBABILITY
+    BAD_LOSS                # not finite: the step was not applied
+    BAD_GRADIENT            # likewise
+    BAD_PARAMETER           # the step was applied, and a parameter is not finite
+
+cdef enum:
+    NOWHERE = -1
+    INPUT = -2              # a place outside the arena: what the network was given
+    OUTPUT = -3             # and what it is to fill
+    ALIGNMENT = 64          # bytes: a cache line, and the widest vector
+    FEW_ROWS = 32           # of dW at a time, where an update follows at once
+    MANY_PARAMETERS = 32_768    # in a layer: from here on, its update follows its gradient at once
+    BLOCK_ROWS = 256        # of a prediction at a time, or more,
+    BLOCK_ENTRIES = 131_072     # while the widest value has no more entries
+    WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
+    WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
+
+KINDS = {"dense": DENSE, "relu": RELU, "softmax": SOFTMAX, "scale": SCALE,
+         "remember": REMEMBER, "add": ADD}
+OUTCOMES = {FINE: "fine", BAD_LABEL: "label", BAD_PROBABILITY: "probability", BAD_LOSS: "loss",
+            BAD_GRADIENT: "gradient", BAD_PARAMETER: "parameter"}
+LOSSES = {"SoftmaxCrossEntropy": SOFTMAX_CROSS_ENTROPY, "CrossEntropy": CROSS_ENTROPY,
+          "MeanSquaredError": MEAN_SQUARED_ERROR}
+
+cdef struct Operation:
+    Kind kind
+    Py_ssize_t n_in, n_out          # columns of the value it reads and of the one it makes
+    Py_ssize_t x, y                 # their places in training
+    Py_ssize_t from_, to            # and in prediction
+    Py_ssize_t weight, bias         # DENSE: where they begin among the parameters; bias or NOWHERE
+    Py_ssize_t packed               # DENSE: where its packed weights begin
+    Py_ssize_t skip, skip_from      # ADD: the places of the value that is added
+    Py_ssize_t aside                # ADD, REMEMBER: of the gradient that was put aside
+    bint relu                       # DENSE: a ReLU in the same pass
+    bint after_relu                 # DENSE: x comes from such a pass, and so do dx and its mask
+    bint masks                      # DENSE: has to mask its own dy, as no DENSE comes next
+    double factor                   # SCALE
+
+cdef struct Update:
+    double lr, momentum
+    bint nesterov
+
+
+def aligned_zeros(size, dtype):
+    """Return a vector of zeros that begins at a multiple of 64 bytes."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(size * itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start:start + size * itemsize].view(dtype)
+
+
+def padded(size, dtype):
+    """Return `size` rounded up to entries that fill whole multiples of 64 bytes."""
+    per_line = ALIGNMENT // np.dtype(dtype).itemsize
+    return -(-size // per_line) * per_line
+
+
+cdef class Arena:
+    """Memory for so many rows of so many columns."""
+
+    cdef readonly cnp.ndarray memory
+    cdef char *start
+    cdef Py_ssize_t rows
+    cdef bint lent
+
+    def __init__(self, Py_ssize_t rows, Py_ssize_t columns, dtype):
+        # Whole lines for each place, however wide: rows in sixteens.
+        self.rows = (rows + 15) // 16 * 16
+        self.memory = aligned_zeros(self.rows * columns, dtype)
+        self.start = cnp.PyArray_BYTES(self.memory)
+
+
+cdef class Engine:
+    """A network's operations over its parameters.
+
+    Parameters
+    ----------
+    operations : list of dict
+        `kind`, `n_in`, `n_out`; for dense `weight`, `bias` (where they begin, or -1); for scale
+        `factor`. Every "remember" has its "add", and they nest.
+    parameters, gradients : ndarray
+        Contiguous vectors of one size and dtype.
+    flattens : bool
+        Inputs of more than 2 dimensions are taken as rows.
+    packs : bool
+        Keep a packed copy of the weights for prediction, made now.
+
+    `inputs` and `predict` check their arguments. Those of the other methods were checked by the
+    caller: inputs as by `inputs`, labels vectors of int64, target rows matrices.
+    """
+
+    cdef Operation *operations
+    cdef readonly Py_ssize_t n_in, n_out
+    cdef Py_ssize_t n_operations, columns, predict_columns, widest, n_scratch
+    cdef Py_ssize_t gradient_places[2]
+    cdef double work                # multiplications per row, forward
+    cdef const KernelTable *kernels
+    cdef Py_ssize_t itemsize
+    cdef readonly object dtype
+    cdef int type_number
+    cdef bint flattens
+    cdef Arena training, predicting
+    # Each array with where it begins, as functions without the GIL cannot ask it.
+    cdef cnp.ndarray parameters, gradients, packed
+    cdef cnp.ndarray scratch        # rows of dW on their way into an update
+    cdef cnp.ndarray labels         # of a batch, checked
+    cdef char *parameters_start
+    cdef char *gradients_start
+    cdef char *packed_start
+    cdef char *scratch_start
+    cdef char *arena_start          # of the arena for training
+    cdef Py_ssize_t *labels_start
+    cdef Py_ssize_t rows            # that it has room for
+    cdef Py_ssize_t size            # of the parameters
+    cdef bint writing
+    cdef Py_ssize_t reading
+
+    def __cinit__(self):
+        self.operations = NULL
+
+    def __dealloc__(self):
+        free(self.operations)
+
+    def __init__(self, list operations, cnp.ndarray parameters, cnp.ndarray gradients,
+                 bint flattens=False, bint packs=False):
+        self.flattens = flattens
+        self.dtype = parameters.dtype
+        self.type_number = cnp.PyArray_TYPE(parameters)
+        self.kernels = kernels_of(self.type_number)
+        self.itemsize = parameters.itemsize
+        self.parameters, self.gradients = parameters, gradients
+        self.parameters_start = cnp.PyArray_BYTES(parameters)
+        self.gradients_start = cnp.PyArray_BYTES(gradients)
+        self.size = cnp.PyArray_SIZE(parameters)
+        self.n_operations = len(operations)
+        self.operations = <Operation *>calloc(self.n_operations, sizeof(Operation))
+        if self.operations == NULL:
+            raise MemoryError()
+        self.n_in, self.n_out = operations[0]["n_in"], operations[len(operations) - 1]["n_out"]
+        for i, described in enumerate(operations):
+            self.operations[i].kind = KINDS[described["kind"]]
+            self.operations[i].n_in = described["n_in"]
+            self.operations[i].n_out = described["n_out"]
+            self.operations[i].weight = described.get("weight", NOWHERE)
+            self.operations[i].bias = described.get("bias", NOWHERE)
+            self.operations[i].factor = described.get("factor", 1.0)
+        self._fuse()
+        self._place()
+        if packs:
+            self._pack()
+
+    cdef int _fuse(self) except -1:
+        """Let a dense operation take the ReLU behind it along."""
+        cdef Operation *a = self.operations
+        cdef Py_ssize_t i, kept = 0
+        for i in range(self.n_operations):
+            if kept and a[i].kind == RELU and a[kept - 1].kind == DENSE and not a[kept - 1].relu:
+                a[kept - 1].relu = a[kept - 1].masks = True
+                continue
+            a[kept] = a[i]
+            if kept and a[kept].kind == DENSE and a[kept - 1].relu:
+                a[kept].after_relu, a[kept - 1].masks = True, False
+            kept += 1
+        self.n_operations = kept
+        return 0
+
+    cdef int _place(self) except -1:
+        """Give every value and gradient its place."""
+        cdef Operation *op
+        cdef Py_ssize_t i, x = INPUT, from_ = INPUT, turn = 0
+        self.widest = max([self.operations[i].n_out for i in range(self.n_operations)])
+        self.widest = max(self.widest, self.n_in)
+        remembered = []
+        kept = 2                            # places of predictions, each as wide as the widest
+        deepest = 0
+        columns = 0
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            op.x, op.from_ = x, from_
+            if op.kind == DENSE:
+                self.work += <double>op.n_in * op.n_out
+                if op.n_in * op.n_out >= MANY_PARAMETERS:
+                    self.n_scratch = max(self.n_scratch, min(FEW_ROWS, op.n_in) * op.n_out)
+            else:
+                self.work += op.n_out
+            if op.kind == REMEMBER:
+                # In prediction the value moves to a place of its own while others alternate.
+                remembered.append((x, kept + len(remembered)))
+                deepest = max(deepest, len(remembered))
+                op.aside = len(remembered) - 1
+                op.y = x
+                op.to = (kept + len(remembered) - 1) * self.widest
+                from_ = op.to
+                continue
+            if op.kind == ADD:
+                op.skip, place = remembered.pop()
+                op.skip_from = place * self.widest
+                op.aside = len(remembered)
+            op.y = columns
+            columns += op.n_out
+            x = op.y
+            op.to = turn * self.widest
+            turn = 1 - turn
+            from_ = op.to
+        self.operations[self.n_operations - 1].to = OUTPUT
+        self.predict_columns = (2 + deepest) * self.widest
+        self.gradient_places = [columns, columns + self.widest]
+        columns += 2 * self.widest
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.kind in (ADD, REMEMBER):
+                op.aside = columns + op.aside * self.widest
+        self.columns = columns + deepest * self.widest
+        # Behind these: the rows of a shuffled batch, and its target rows.
+        self.columns += self.n_in + self.n_out
+        self.scratch = aligned_zeros(self.n_scratch, self.dtype)
+        self.scratch_start = cnp.PyArray_BYTES(self.scratch)
+        return 0
+
+    cdef int _pack(self) except -1:
+        cdef Operation *op
+        cdef Py_ssize_t i, size = 0
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.kind == DENSE:
+                op.packed = size
+                size += padded(self.kernels.pack_weights(NULL, NULL, op.n_in, op.n_out), self.dtype)
+        self.packed = aligned_zeros(size, self.dtype)
+        self.packed_start = cnp.PyArray_BYTES(self.packed)
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.kind == DENSE:
+                self.kernels.pack_weights(
+                    self.parameter(op.weight), self.entry(self.packed_start, op.packed),
+                    op.n_in, op.n_out)
+        return 0
+
+    # ---- Where things are ----------------------------------------------------------------------
+
+    cdef inline real *entry(self, char *start, Py_ssize_t index) noexcept nogil:
+        """NULL where there is none."""
+        if start == NULL or index == NOWHERE:
+            return NULL
+        return <real *>(start + index * self.itemsize)
+
+    cdef inline real *parameter(self, Py_ssize_t index) noexcept nogil:
+        return self.entry(self.parameters_start, index)
+
+    cdef inline real *gradient(self, Py_ssize_t index) noexcept nogil:
+        return self.entry(self.gradients_start, index)
+
+    cdef inline real *at(
+            self, Py_ssize_t place, char *arena, Py_ssize_t rows, const real *x,
+            real *y) noexcept nogil:
+        if place == INPUT:
+            return <real *>x
+        if place == OUTPUT:
+            return y
+        return <real *>(arena + place * rows * self.itemsize)
+
+    def reserve(self, Py_ssize_t rows):
+        """Make room for training batches of so many rows."""
+        if self.rows < rows:
+            self.training = None        # not both at a time
+            self.rows = 0
+            self.training = Arena(rows, self.columns, self.dtype)
+            self.arena_start = self.training.start
+            self.labels = np.zeros(self.training.rows, np.intp)
+            self.labels_start = <Py_ssize_t *>cnp.PyArray_DATA(self.labels)
+            self.rows = self.training.rows
+
+    def poison(self, value):
+        """Overwrite what is kept between calls and has no meaning then; for tests."""
+        for arena in (self.training, self.predicting):
+            if arena is not None:
+                arena.memory.fill(value)
+        self.scratch.fill(value)
+
+    # ---- Forward, and its mirror ---------------------------------------------------------------
+
+    cdef void forward(self, const real *x, Py_ssize_t n) noexcept nogil:
+        """Every value, in the training arena; the last one has the scores."""
+        cdef Operation *op
+        cdef Py_ssize_t i
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.kind != REMEMBER:
+                self.apply(op, self.here(op.x, x), self.here(op.skip, x), self.here(op.y, x),
+                           n, False)
+
+    cdef int backward(
+            self, const real *x, Py_ssize_t n, bint keep, Update *u, char *V) noexcept nogil:
+        """From the gradient by the scores to those of all parameters.
+
+        Large weights are updated on the way, unless gradients are kept; returns whether these are
+        finite then.
+        """
+        cdef Operation *op
+        cdef Py_ssize_t i, turn = 0
+        cdef real *dy
+        cdef real *dx
+        cdef bint finite = True, at_once
+        for i in range(self.n_operations - 1, -1, -1):
+            op = &self.operations[i]
+            dy = self.here(self.gradient_places[turn], x)
+            dx = self.here(self.gradient_places[1 - turn], x)
+            if op.kind == DENSE:
+                if op.masks:
+                    self.kernels.relu_backward(self.here(op.y, x), dy, dy, n * op.n_out)
+                if op.x == INPUT:
+                    dx = NULL
+                at_once = not keep and op.n_in * op.n_out >= MANY_PARAMETERS
+                self.kernels.dense_backward(
+                    self.here(op.x, x), self.parameter(op.weight), dy, dx,
+                    NULL if at_once else self.gradient(op.weight), self.gradient(op.bias),
+                    n, op.n_in, op.n_out, op.after_relu)
+                if at_once:
+                    finite &= self.kernels.dense_sgd_update(
+                        self.here(op.x, x), dy, self.entry(self.scratch_start, 0),
+                        self.parameter(op.weight), self.entry(V, op.weight),
+                        n, op.n_in, op.n_out, FEW_ROWS, u.lr, u.momentum, u.nesterov)
+            elif op.kind == RELU:
+                self.kernels.relu_backward(self.here(op.x, x), dy, dx, n * op.n_out)
+            elif op.kind == SOFTMAX:
+                self.kernels.softmax_backward(self.here(op.y, x), dy, dx, n, op.n_out)
+            elif op.kind == SCALE:
+                self.kernels.scale(dy, dx, n * op.n_out, op.factor)
+            elif op.kind == ADD:
+                memcpy(self.here(op.aside, x), dy, n * op.n_out * self.itemsize)
+                continue
+            else:
+                self.kernels.add_forward(dy, self.here(op.aside, x), dx, n * op.n_out)
+            turn = 1 - turn
+        return finite
+
+    cdef inline real *here(self, Py_ssize_t place, const real *x) noexcept nogil:
+        """A place in the training arena."""
+        return self.at(place, self.arena_start, self.rows, x, NULL)
+
+    cdef void apply(
+            self, Operation *op, const real *x, const real *skip, real *y, Py_ssize_t n,
+            bint packed) noexcept nogil:
+        """One operation forward."""
+        if op.kind == DENSE:
+            if packed:
+                self.kernels.dense_forward_packed(
+                    x, self.entry(self.packed_start, op.packed), self.parameter(op.bias), y,
+                    n, op.n_in, op.n_out, op.relu)
+            else:
+                self.kernels.dense_forward(
+                    x, self.parameter(op.weight), self.parameter(op.bias), y,
+                    n, op.n_in, op.n_out, op.relu)
+        elif op.kind == RELU:
+            self.kernels.relu_forward(x, y, n * op.n_out)
+        elif op.kind == SOFTMAX:
+            self.kernels.softmax_forward(x, y, n, op.n_out)
+        elif op.kind == SCALE:
+            self.kernels.scale(x, y, n * op.n_out, op.factor)
+        elif op.kind == REMEMBER:
+            memcpy(y, x, n * op.n_out * self.itemsize)
+        else:
+            self.kernels.add_forward(x, skip, y, n * op.n_out)
+
+    cdef void predict_rows(
+            self, char *arena, Py_ssize_t rows, const real *x, real *y,
+            Py_ssize_t n) noexcept nogil:
+        """Only the last value, through an arena of its own."""
+        cdef Operation *op
+        cdef Py_ssize_t i
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            self.apply(op, self.at(op.from_, arena, rows, x, y),
+                       self.at(op.skip_from, arena, rows, x, y),
+                       self.at(op.to, arena, rows, x, y), n, self.packed_start != NULL)
+
+    # ---- A step --------------------------------------------------------------------------------
+
+    cdef double loss_of(
+            self, Loss loss, const real *scores, const Py_ssize_t *labels, const real *T,
+            real *gradient, Py_ssize_t n) noexcept nogil:
+        """Mean loss and, unless NULL, its gradient by the scores."""
+        if loss == SOFTMAX_CROSS_ENTROPY:
+            return self.kernels.softmax_cross_entropy(scores, labels, T, gradient, n, self.n_out)
+        if loss == CROSS_ENTROPY:
+            return self.kernels.cross_entropy(scores, labels, T, gradient, n, self.n_out)
+        return self.kernels.mean_squared_error(scores, T, gradient, n * self.n_out)
+
+    cdef bint update(self, bint keep, Update *u, char *V) noexcept nogil:
+        """Every parameter that was not updated on the way; returns whether these are finite."""
+        cdef Operation *op
+        cdef Py_ssize_t i
+        cdef bint finite = True
+        if keep or self.n_scratch == 0:     # all at once
+            return self.update_some(0, self.size, u, V)
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.kind == DENSE and op.n_in * op.n_out < MANY_PARAMETERS:
+                finite &= self.update_some(op.weight, op.n_in * op.n_out, u, V)
+            if op.bias != NOWHERE:
+                finite &= self.update_some(op.bias, op.n_out, u, V)
+        return finite
+
+    cdef bint update_some(
+            self, Py_ssize_t first, Py_ssize_t size, Update *u, char *V) noexcept nogil:
+        return self.kernels.sgd_update(
+            self.gradient(first), self.parameter(first),
+            self.entry(V, first),
+            size, u.lr, u.momentum, u.nesterov)
+
+    cdef Outcome step(
+            self, const real *x, const Py_ssize_t *labels, const real *T, Py_ssize_t n, Loss loss,
+            bint keep, Update *u, char *V, double *value) noexcept nogil:
+        """Forward, loss, backward, update."""
+        cdef const real *scores = self.here(self.operations[self.n_operations - 1].y, x)
+        cdef bint finite
+        self.forward(x, n)
+        if (loss == CROSS_ENTROPY
+                and self.kernels.first_bad_probability(scores, n * self.n_out) >= 0):
+            return BAD_PROBABILITY
+        value[0] = self.loss_of(loss, scores, labels, T, self.here(self.gradient_places[0], x), n)
+        if not isfinite(value[0]):
+            return BAD_LOSS
+        finite = self.backward(x, n, keep, u, V)
+        if keep and self.kernels.first_not_finite(
+                self.gradient(0), self.size) >= 0:
+            return BAD_GRADIENT
+        finite &= self.update(keep, u, V)
+        return FINE if finite else BAD_PARAMETER
+
+    cdef bint take_labels(
+            self, const Py_ssize_t *labels, const Py_ssize_t *order, Py_ssize_t *to,
+            Py_ssize_t n) noexcept nogil:
+        """Copy a batch's labels, and look at each: they are indices, and the caller's to change."""
+        cdef Py_ssize_t i, label
+        for i in range(n):
+            label = labels[order[i] if order != NULL else i]
+            if label < 0 or label >= self.n_out:
+                return False
+            to[i] = label
+        return True
+
+    cdef const real *gather(
+            self, const char *rows, Py_ssize_t columns, Py_ssize_t place,
+            const Py_ssize_t *order, Py_ssize_t n) noexcept nogil:
+        """Copy the rows of a batch to a place, in their order."""
+        cdef char *to = <char *>self.here(place, NULL)
+        cdef Py_ssize_t i, size = columns * self.itemsize
+        for i in range(n):
+            memcpy(to + i * size, rows + order[i] * size, size)
+        return <const real *>to
+
+    # ---- What Python calls ---------------------------------------------------------------------
+
+    def train(self, cnp.ndarray x, cnp.ndarray target, str loss, Py_ssize_t batch_size,
+              cnp.ndarray order, bint accuracy, bint keep_gradients,
+              cnp.ndarray velocities, double lr, double momentum, bint nesterov):
+        """Take one step per batch, and return `(outcome, step, loss, correct)`.
+
+        Parameters
+        ----------
+        x : ndarray (n, n_in)
+        target : ndarray (n,) of int64, or (n, n_out)
+        loss : str
+            The name of its class.
+        batch_size : int
+            The last batch has what is left.
+        order : ndarray (n,) of int64, or None
+            In which to take the rows.
+        accuracy : bool
+            Count the rows that are right, before each update.
+        keep_gradients : bool
+            Leave all gradients in their buffer, and apply none that is not finite.
+        velocities : ndarray like the parameters, or None
+            None: no momentum.
+        lr, momentum, nesterov
+            See `sgd_update`.
+
+        Returns
+        -------
+        outcome : str
+            "fine", or why it ended early: "label", "probability", "loss", "gradient" or
+            "parameter". In all but "parameter" the last step was not applied.
+        step : int
+            The number of the last step, from 1.
+        loss : float
+            Mean over the rows; where the outcome is "loss", that of the last step.
+        correct : int
+
+        Raises
+        ------
+        RuntimeError
+            The network is in use by another thread.
+        MemoryError
+        BaseException
+            Whatever the handler of a signal raises, such as KeyboardInterrupt; all steps that were
+            begun are finished then.
+        """
+        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, step = 0
+        cdef Py_ssize_t row = self.n_in * self.itemsize, target_row = self.n_out * self.itemsize
+        cdef Py_ssize_t correct = 0
+        cdef Py_ssize_t x_place = self.columns - self.n_in - self.n_out
+        cdef bint has_labels = cnp.PyArray_NDIM(target) == 1
+        cdef const char *rows = cnp.PyArray_BYTES(x)
+        cdef const char *targets = cnp.PyArray_BYTES(target)
+        cdef const Py_ssize_t *sequence = NULL
+        cdef const Py_ssize_t *at = NULL
+        cdef const Py_ssize_t *labels = NULL
+        cdef const real *batch
+        cdef const real *T = NULL
+        cdef char *V = cnp.PyArray_BYTES(velocities) if velocities is not None else NULL
+        cdef Update u = Update(lr, momentum, nesterov)
+        cdef Loss kind = LOSSES[loss]
+        cdef double total = 0, value = 0, work = 0, per_step
+        cdef Outcome outcome = FINE
+        cdef Caller caller
+        if self.writing or self.reading:
+            raise RuntimeError("this network is in use by another thread")
+        check_rate(lr, self.type_number)
+        self.writing = True
+        try:
+            if order is not None:
+                sequence = <const Py_ssize_t *>cnp.PyArray_DATA(order)
+            batch_size = min(batch_size, n)
+            self.reserve(batch_size)
+            per_step = 3 * self.work * batch_size + WORK_PER_OPERATION * (4 + self.n_operations)
+            caller = enter(per_step * (n // batch_size))
+            while first < n:
+                some = min(n - first, batch_size)
+                step += 1
+                if sequence != NULL:
+                    at = sequence + first
+                    batch = self.gather(rows, self.n_in, x_place, at, some)
+                else:
+                    batch = <const real *>(rows + first * row)
+                if has_labels:
+                    labels = self.labels_start
+                    if not self.take_labels(
+                            <const Py_ssize_t *>targets + (0 if at != NULL else first),
+                            at, self.labels_start, some):
+                        outcome = BAD_LABEL
+                        break
+                elif at != NULL:
+                    T = self.gather(targets, self.n_out, x_place + self.n_in, at, some)
+                else:
+                    T = <const real *>(targets + first * target_row)
+                outcome = self.step(batch, labels, T, some, kind, keep_gradients, &u, V, &value)
+                if outcome != FINE:
+                    break
+                total += value * some
+                if accuracy:
+                    correct += self.kernels.count_correct(
+                        self.here(self.operations[self.n_operations - 1].y, batch), labels, T,
+                        some, self.n_out)
+                first += some
+                work += per_step
+                if work > WORK_BETWEEN_SIGNALS and first < n:
+                    work = 0
+                    leave(caller)
+                    PyErr_CheckSignals()
+                    caller = enter(per_step * (n // batch_size))
+            leave(caller)
+        finally:
+            self.writing = False
+        if outcome == FINE:
+            value = total / n
+        return OUTCOMES[outcome], step, value, correct
+
+    cdef Py_ssize_t block(self, Py_ssize_t n):
+        """Rows of a prediction at a time: values stay in a cache, and weights are used often."""
+        cdef Py_ssize_t most = max(<Py_ssize_t>BLOCK_ROWS, BLOCK_ENTRIES // self.widest)
+        cdef Py_ssize_t parts = max(<Py_ssize_t>1, (n + most - 1) // most)
+        return (n + parts - 1) // parts
+
+    cdef Arena borrow(self, Py_ssize_t rows):
+        """An arena for one prediction: the network's own, unless another thread has that."""
+        cdef Arena arena = self.predicting
+        if self.writing:
+            raise RuntimeError("this network is being trained by another thread")
+        if arena is None or arena.rows < rows or arena.lent:
+            arena = Arena(rows, self.predict_columns, self.dtype)
+            if self.predicting is None or not self.predicting.lent:
+                self.predicting = arena
+        arena.lent = True
+        self.reading += 1
+        return arena
+
+    cdef inline bint takes(self, object value, Py_ssize_t columns):
+        """Whether kernels take it as it is, as a matrix of so many columns."""
+        return (cnp.PyArray_CheckExact(value)
+                and cnp.PyArray_NDIM(<cnp.ndarray>value) == 2
+                and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.type_number
+                and cnp.PyArray_DIM(<cnp.ndarray>value, 1) == columns
+                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value))
+
+    def inputs(self, x):
+        """Return `x` itself if kernels take it, else a converted copy.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Something that cannot be converted, or has another number of dimensions or features.
+        """
+        if self.takes(x, self.n_in):
+            return x
+        x = as_floats(x, "X", self.dtype)
+        if self.flattens and x.ndim > 2:
+            x = x.reshape(len(x), -1)
+        if x.ndim != 2:
+            raise ValueError(f"X must have 2 dimensions, got {x.ndim}")
+        if x.shape[1] != self.n_in:
+            raise ValueError(f"X must have {self.n_in} features, got {x.shape[1]}")
+        return x
+
+    def predict(self, x, out=None):
+        """Return the network's output (n, n_out) for `x`, in `out` if that is given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `inputs`; an `out` of another shape or dtype, that is read-only or overlaps `x` or
+            the parameters.
+        RuntimeError
+            Another thread trains the network.
+        MemoryError
+        """
+        return self.checked_prediction(x, out)
+
+    cdef cnp.ndarray checked_prediction(self, object x, object out):
+        cdef cnp.ndarray X = x if self.takes(x, self.n_in) else self.inputs(x)
+        cdef cnp.npy_intp *dims = [cnp.PyArray_DIM(X, 0), self.n_out]
+        cdef cnp.ndarray Y
+        if out is None:
+            Y = cnp.PyArray_EMPTY(2, dims, self.type_number, 0)
+        else:
+            Y = output(out, "out", 2, dims, self.type_number)
+            apart(Y, "out", X, "X", self.parameters, "the parameters")
+        self.predict_into(X, Y)
+        return Y
+
+    cdef int predict_into(self, cnp.ndarray x, cnp.ndarray y) except -1:
+        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, block = self.block(n)
+        cdef Arena arena = self.borrow(block)
+        cdef char *start = arena.start
+        cdef Py_ssize_t rows = arena.rows
+        cdef const char *inputs = cnp.PyArray_BYTES(x)
+        cdef char *outputs = cnp.PyArray_BYTES(y)
+        cdef Caller caller = enter(self.work * n)
+        while first < n:
+            some = min(n - first, block)
+            self.predict_rows(start, rows,
+                              <const real *>(inputs + first * self.n_in * self.itemsize),
+                              <real *>(outputs + first * self.n_out * self.itemsize), some)
+            first += some
+        leave(caller)
+        arena.lent = False
+        self.reading -= 1
+        return 0
+
+    def finite(self):
+        """Return whether all parameters are."""
+        return self.kernels.first_not_finite(self.parameter(0), self.size) < 0
+
+    def evaluate(self, cnp.ndarray x, cnp.ndarray target, str loss, bint accuracy):
+        """Return `(outcome, loss, correct)`, as `train` does, of the network as it is."""
+        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, block = self.block(n)
+        cdef Py_ssize_t correct = 0
+        cdef cnp.ndarray scores = np.empty((block, self.n_out), self.dtype)
+        cdef cnp.ndarray own_labels = np.empty(block, np.intp)
+        cdef Py_ssize_t *labels = NULL
+        cdef const real *T = NULL
+        cdef const real *found = <const real *>cnp.PyArray_DATA(scores)
+        cdef Loss kind = LOSSES[loss]
+        cdef double total = 0
+        cdef Caller caller
+        while first < n:
+            some = min(n - first, block)
+            self.predict_into(x[first:first + some], scores[:some])
+            if cnp.PyArray_NDIM(target) == 1:
+                labels = <Py_ssize_t *>cnp.PyArray_DATA(own_labels)
+                if not self.take_labels(
+                        <const Py_ssize_t *>cnp.PyArray_DATA(target) + first, NULL, labels, some):
+                    return OUTCOMES[BAD_LABEL], 0.0, 0
+            else:
+                T = <const real *>(cnp.PyArray_BYTES(target) + first * self.n_out * self.itemsize)
+            if kind == CROSS_ENTROPY and self.kernels.first_bad_probability(
+                    found, some * self.n_out) >= 0:
+                return OUTCOMES[BAD_PROBABILITY], 0.0, 0
+            caller = enter(0)
+            total += self.loss_of(kind, found, labels, T, NULL, some) * some
+            if accuracy:
+                correct += self.kernels.count_correct(found, labels, T, some, self.n_out)
+            leave(caller)
+            first += some
+        return OUTCOMES[FINE], total / n, correct
+
+
+cdef class Forward:
+    """A network for prediction alone, with packed weights of its own; arguments as of `Engine`."""
+
+    cdef readonly Engine engine
+    cdef tuple arguments
+
+    def __init__(self, list operations, cnp.ndarray parameters, bint flattens):
+        parameters = parameters.copy()
+        parameters.flags.writeable = False
+        self.arguments = operations, parameters, flattens
+        self.engine = Engine(operations, parameters, parameters, flattens, True)
+
+    def __reduce__(self):
+        return type(self), self.arguments
+
+    def predict(self, x, out=None):
+        """Return the scores of `x`: as `Engine.predict`."""
+        return self.engine.checked_prediction(x, out)

@@ -1,0 +1,856 @@
+"""A whole network: `Sequential`, what its training records, and its frozen form for prediction."""
+
+import math
+import operator
+import sys
+import weakref
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastnet import _engine, _ops
+from fastnet.layers import Dense, Flatten, Layer, Parameter, ReLU, Residual, Scale, Softmax
+from fastnet.losses import CrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
+from fastnet.metrics import accuracy
+from fastnet.optimizers import SGD
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["History", "Predictor", "Scores", "Sequential"]
+
+LOSSES = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "cross_entropy": CrossEntropy,
+    "mean_squared_error": MeanSquaredError,
+    "mse": MeanSquaredError,
+}
+
+# Which network a layer belongs to, for as long as both live.
+_networks: "weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]]" = weakref.WeakKeyDictionary()
+
+
+class Scores(NamedTuple):
+    """What `evaluate` returns; accuracy is None where it is not among the metrics."""
+
+    loss: float
+    accuracy: float | None
+
+
+class History:
+    """What `fit` recorded, one number per epoch.
+
+    Attributes
+    ----------
+    loss, accuracy : list of float
+        Means over the training samples, each seen before its step's update.
+    val_loss, val_accuracy : list of float
+        Of the validation data, at the end of the epoch.
+        A list is empty where nothing was measured.
+    """
+
+    def __init__(self) -> None:
+        self.loss: list[float] = []
+        self.accuracy: list[float] = []
+        self.val_loss: list[float] = []
+        self.val_accuracy: list[float] = []
+
+    def plot(self) -> "Axes | np.ndarray":
+        """Draw the curves; needs matplotlib.
+
+        Returns
+        -------
+        axes : matplotlib Axes, or an array of two if accuracy was measured
+        """
+        from matplotlib import pyplot
+        from matplotlib.ticker import MaxNLocator
+
+        names = ["loss", "accuracy"] if self.accuracy else ["loss"]
+        figure, axes = pyplot.subplots(
+            1, len(names), figsize=(5 * len(names), 4), layout="constrained")
+        epochs = range(1, len(self.loss) + 1)
+        for ax, name in zip(np.atleast_1d(axes), names, strict=True):
+            for label, column, style in [("training", name, "-"),
+                                         ("validation", f"val_{name}", "--")]:
+                if curve := getattr(self, column):
+                    marker = "." if len(curve) <= 20 else ""
+                    ax.plot(epochs, curve, style, marker=marker, label=label)
+            ax.set(xlabel="epoch", ylabel=name)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.grid(alpha=0.3)
+            ax.legend()
+        drawn: Axes | np.ndarray = axes
+        return drawn
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {values[-1]:.4f}" for name, values in vars(self).items()
+                         if values)
+        epochs = f"{len(self.loss)} epoch{'s' if len(self.loss) != 1 else ''}"
+        return f"History({epochs}{': ' if last else ''}{last})"
+
+
+class _Table:
+    """What `summary` shows: text, or a table where a notebook asks for HTML."""
+
+    def __init__(self, rows: list[tuple[str, ...]], notes: list[str]) -> None:
+        self.rows, self.notes = rows, notes
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(*self.rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]),
+                            *(cell.rjust(width) for cell, width in
+                              zip(row[1:], widths[1:], strict=True))])
+                 for row in self.rows]
+        lines.insert(1, "-" * len(lines[0]))
+        return "\n".join([*lines, "-" * len(lines[0]), *self.notes])
+
+    def _repr_html_(self) -> str:
+        head, *body = self.rows
+        cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+                        for row in body)
+        notes = "".join(f"<div>{escape(note)}</div>" for note in self.notes)
+        return f"<table><tr>{cells}</tr>{lines}</table>{notes}"
+
+
+class _Operations:
+    """A chain of layers as the engine's list of operations, and where each parameter goes."""
+
+    def __init__(self, layers: Iterable[Any], dtype: np.dtype, width: int) -> None:
+        self.dtype = dtype
+        self.list: list[dict[str, Any]] = []
+        self.dense: list[tuple[Dense, list[tuple[int, tuple[int, ...]]]]] = []
+        self.inner: list[tuple[Sequential, slice]] = []
+        self.size = 0
+        self.width = width
+        self._chain(layers)
+
+    def _chain(self, layers: Iterable[Any]) -> None:
+        for layer in layers:
+            if type(layer) is Dense:
+                self._dense(layer)
+            elif type(layer) is Sequential:
+                start = self.size
+                self._chain(layer.layers)
+                if self.size > start:
+                    self.inner.append((layer, slice(start, self.size)))
+            elif type(layer) is Residual:
+                self._add("remember")
+                self._chain(layer.layers)
+                self._add("add")
+            elif type(layer) is Scale:
+                self._add("scale", factor=layer.factor)
+            elif type(layer) is not Flatten:
+                self._add({ReLU: "relu", Softmax: "softmax"}[type(layer)])
+
+    def _add(self, kind: str, **more: Any) -> None:
+        self.list.append({"kind": kind, "n_in": self.width, "n_out": self.width, **more})
+
+    def _dense(self, layer: Dense) -> None:
+        places = []
+        for _, value, _ in layer.parameters():
+            places.append((self.size, value.shape))
+            self.size += _engine.padded(value.size, self.dtype)
+        self.dense.append((layer, places))
+        self._add("dense", weight=places[0][0], bias=places[1][0] if len(places) > 1 else -1)
+        self.width = self.list[-1]["n_out"] = layer.out_features
+
+    def views(self, buffer: np.ndarray) -> list[list[np.ndarray]]:
+        """Return the parameters of every dense layer as views of a buffer."""
+        return [[buffer[start:start + math.prod(shape)].reshape(shape) for start, shape in places]
+                for _, places in self.dense]
+
+
+def _flat(layers: Iterable[Any]) -> Iterable[Any]:
+    """Yield layers, those inside others too."""
+    for layer in layers:
+        yield layer
+        if isinstance(layer, (Sequential, Residual)):
+            yield from _flat(layer.layers)
+
+
+BUILT_IN = (Dense, ReLU, Softmax, Residual, Scale, Flatten)
+
+
+class Sequential(Layer):
+    """Layers one after another, trained and run as a whole.
+
+    Built-in layers run in compiled code, one native call per step, per epoch or per prediction.
+    With a layer of one's own among them the network runs layer by layer, and `summary` says so.
+    A network is a layer itself: it has `forward`, `backward` and `parameters`, and can be part of
+    another.
+
+    The parameters of all dense layers move into one buffer, of which `weight`, `bias` and their
+    gradients are views from then on; arrays that were fetched before become read-only. After a
+    step the gradients are undefined, unless `compile` was asked to keep them.
+
+    Parameters
+    ----------
+    layers : sequence of layers
+        The width that one gives is the width that the next one takes.
+
+    Raises
+    ------
+    TypeError
+        Something that is no layer, or a layer of two inputs.
+    ValueError
+        No layers; widths that do not fit; different dtypes; a layer twice, or of another network.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        if hasattr(layers, "forward") or isinstance(layers, (str, bytes)):
+            raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
+        self._layers = tuple(layers)
+        if not self._layers:
+            raise ValueError("layers must hold at least 1 layer, got 0")
+        every = list(_flat(self._layers))
+        for layer in every:
+            if isinstance(layer, type) or not all(
+                    hasattr(layer, name) for name in ("forward", "backward", "parameters")):
+                raise TypeError(f"layers must hold layers, got {layer!r}")
+            if type(layer).__name__ in ("Add", "Maximum") and isinstance(layer, Layer):
+                raise TypeError(f"{layer!r} takes two inputs, and cannot stand in a sequence")
+        if len({id(layer) for layer in every}) < len(every):
+            raise ValueError("layers must hold each layer once, but one came twice")
+        self._check_free(every)
+        self._dtype = self._common_dtype(every)
+        self._check_widths()
+        self._parameters: np.ndarray | None = None
+        self._optimizer: SGD | None = None
+        self._loss: Loss | None = None
+        self._measures_accuracy = False
+        self._keeps_gradients = False
+        self._velocities: tuple[SGD, np.ndarray] | None = None
+        self._rng: np.random.Generator | None = None
+        self._operations: _Operations | None = None
+        self._engine: _engine.Engine | None = None
+        if (any(type(layer) is Dense for layer in every)
+                and all(type(layer) in (*BUILT_IN, Sequential) for layer in every)):
+            self._join()
+        owner = weakref.ref(self)
+        for layer in every:
+            _networks[layer] = owner
+
+    def _check_free(self, every: list[Any]) -> None:
+        """ValueError for a layer of another network, unless this network takes that one in."""
+        for layer in every:
+            owner = _networks.get(layer, lambda: None)()
+            if owner is not None and not any(owner is other for other in every):
+                raise ValueError(f"{layer!r} belongs to another network already")
+
+    @staticmethod
+    def _common_dtype(every: list[Any]) -> np.dtype:
+        dtypes = {layer.dtype for layer in every if isinstance(layer, Dense)}
+        if len(dtypes) > 1:
+            raise ValueError("layers must have one dtype, got "
+                             + " and ".join(sorted(map(str, dtypes))))
+        return dtypes.pop() if dtypes else np.dtype("float32")
+
+    def _check_widths(self) -> None:
+        """ValueError where a built-in layer is given another width than it takes."""
+        def follow(layers: Iterable[Any], width: int | None) -> int | None:
+            for layer in layers:
+                if isinstance(layer, Dense):
+                    if width is not None and width != layer.in_features:
+                        raise ValueError(
+                            f"{layer!r} takes {layer.in_features} features, but is given {width}")
+                    width = layer.out_features
+                elif type(layer) is Sequential:
+                    width = follow(layer.layers, width)
+                elif type(layer) is Residual:
+                    inner = follow(layer.layers, width)
+                    if None not in (inner, width) and inner != width:
+                        raise ValueError(f"the layers in a Residual must keep the width {width}, "
+                                         f"but give {inner}")
+                    width = inner
+                elif type(layer) not in BUILT_IN:
+                    width = None
+            return width
+
+        follow(self._layers, None)
+
+    def _join(self) -> None:
+        """Move all parameters into one buffer, and let the engine know them."""
+        first = next(layer for layer in _flat(self._layers) if type(layer) is Dense)
+        operations = _Operations(self._layers, self._dtype, first.in_features)
+        parameters = _engine.aligned_zeros(operations.size, self._dtype)
+        gradients = _engine.aligned_zeros(operations.size, self._dtype)
+        places = zip(operations.views(parameters), operations.views(gradients), strict=True)
+        for (layer, _), (values, grads) in zip(operations.dense, places, strict=True):
+            layer._move(list(zip(values, grads, strict=True)))
+        self._bind(parameters, gradients)
+        for network, part in operations.inner:
+            network._bind(parameters[part], gradients[part])
+
+    def _bind(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+        """Work on these buffers, which hold the layers' parameters one after the other."""
+        first = next(layer for layer in _flat(self._layers) if type(layer) is Dense)
+        self._operations = _Operations(self._layers, self._dtype, first.in_features)
+        self._parameters = parameters
+        self._engine = _engine.Engine(
+            self._operations.list, parameters, gradients, self._flattens())
+
+    def _flattens(self) -> bool:
+        return type(next(iter(_flat(self._layers)))) is Flatten
+
+    # ---- As a layer ----------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers, in order."""
+        return self._layers
+
+    @property
+    def _chain(self) -> tuple[Any, ...]:
+        return self._layers
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of parameters and outputs."""
+        return self._dtype
+
+    def parameters(self) -> Iterable[Parameter]:
+        """Yield the layers' parameters, named `"0.weight"` and so on."""
+        for index, layer in enumerate(self._layers):
+            for name, value, gradient in layer.parameters():
+                yield f"{index}.{name}", value, gradient
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the last layer's output; every layer remembers what backward needs."""
+        *first, last = self._layers
+        y = x
+        for layer in first:
+            y = layer.forward(y)
+        y = last.forward(y) if out is None else last.forward(y, out)
+        return np.asarray(y)
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the gradient by the input; the layers get their parameters' gradients."""
+        first, *others = self._layers
+        dx = dy
+        for layer in reversed(others):
+            dx = layer.backward(dx)
+        dx = first.backward(dx) if out is None else first.backward(dx, out)
+        return np.asarray(dx)
+
+    # ---- Training ------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: SGD | str = "sgd",
+        loss: Loss | str = "softmax_cross_entropy",
+        metrics: Sequence[Any] = (),
+        *,
+        keep_gradients: bool = False,
+    ) -> None:
+        """Choose how to train.
+
+        Parameters
+        ----------
+        optimizer : SGD or "sgd"
+            The name means `SGD(lr=0.01)`. Its state belongs to it and goes with it.
+        loss : loss or str
+            "softmax_cross_entropy", "cross_entropy", "mean_squared_error" or "mse".
+        metrics : sequence
+            Empty, or `["accuracy"]`.
+        keep_gradients : bool
+            Leave the gradients of the last step on the layers, and refuse a step whose gradients
+            are not finite. Costs time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Something else; `SoftmaxCrossEntropy` behind a `Softmax`, which would be taken twice;
+            accuracy of a loss without classes.
+        """
+        if self in _networks:
+            raise RuntimeError("this network is part of another one, which trains it")
+        if isinstance(optimizer, str):
+            if optimizer.lower() != "sgd":
+                raise ValueError(f"optimizer must be 'sgd' or an optimizer, got {optimizer!r}")
+            optimizer = SGD(lr=0.01)
+        if not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer must be an optimizer or its name, got {optimizer!r}")
+        if isinstance(loss, str):
+            if loss not in LOSSES:
+                raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, "
+                                 f"got {loss!r}")
+            loss = LOSSES[loss]()
+        if not isinstance(loss, Loss):
+            raise TypeError(f"loss must be a loss or its name, got {loss!r}")
+        if isinstance(metrics, str):
+            raise TypeError(f"metrics must be a list, got {metrics!r}")
+        for metric in metrics:
+            if metric not in ("accuracy", accuracy):
+                raise ValueError(f"metrics must hold 'accuracy' or nothing, got {metric!r}")
+        if isinstance(loss, SoftmaxCrossEntropy) and self._ends_in_softmax():
+            raise ValueError("SoftmaxCrossEntropy takes raw scores, but the network ends in a "
+                             "Softmax: leave that out (predict_proba gives probabilities), or use "
+                             "CrossEntropy")
+        if metrics and isinstance(loss, MeanSquaredError):
+            raise ValueError("accuracy needs classes, which MeanSquaredError does not have")
+        self._optimizer, self._loss = optimizer, loss
+        self._measures_accuracy = bool(metrics)
+        self._keeps_gradients = bool(keep_gradients)
+
+    def _ends_in_softmax(self) -> bool:
+        last = self._layers[-1]
+        while type(last) is Sequential:
+            last = last.layers[-1]
+        return isinstance(last, Softmax)
+
+    def _compiled(self) -> tuple[SGD, Loss]:
+        """Return optimizer and loss; RuntimeError where there are none."""
+        if self._optimizer is None or self._loss is None:
+            raise RuntimeError("compile the network first, with an optimizer and a loss")
+        return self._optimizer, self._loss
+
+    def _inputs(self, x: Any) -> np.ndarray:
+        if self._engine is not None:
+            return self._engine.inputs(x)
+        return _ops.as_floats(x, "X", self._dtype)
+
+    def _target(self, target: Any, n: int, loss: Loss) -> np.ndarray:
+        """Return the target of n samples as the losses take it, checked."""
+        n_out = self._engine.n_out if self._engine is not None else None
+        if isinstance(loss, MeanSquaredError):
+            rows = _ops.as_floats(target, "target", self._dtype)
+            if n_out == 1 and rows.ndim == 1:
+                rows = rows.reshape(-1, 1)
+            if n_out is not None and rows.shape != (n, n_out):
+                raise ValueError(f"target must have shape {(n, n_out)}, got {rows.shape}")
+            if n == 0:
+                raise ValueError("a mean over 0 rows is not defined")
+            return rows
+        if n_out is None:
+            rows = np.asarray(target)
+            if len(rows) != n:
+                raise ValueError(f"target must have {n} rows, got {len(rows)}")
+            return rows
+        like = np.empty((0, n_out), self._dtype)
+        found: np.ndarray = _ops.as_target(target, like)
+        _ops.check_target(found, n, n_out, self._dtype)
+        return found
+
+    def train_step(self, x: Any, y: Any) -> float:
+        """Take one step on a batch and return its mean loss, as it was before the update.
+
+        Parameters
+        ----------
+        x : array_like (n, in_features)
+        y : array_like (n,) or (n, out_features)
+            Labels or rows, as the loss takes them.
+
+        Raises
+        ------
+        RuntimeError
+            `compile` was not called; the network is in use by another thread.
+        TypeError, ValueError
+            Inputs or targets that cannot be converted, shapes that do not fit, labels out of
+            range, 0 rows.
+        FloatingPointError
+            The loss is not finite, and the step is not applied; or parameters are not finite after
+            it, which is seen at once, and the step is applied unless gradients are kept.
+        """
+        optimizer, loss = self._compiled()
+        if self._engine is None:
+            return self._step_by_layers(x, y, "")[0]
+        x = self._engine.inputs(x)
+        target = self._target(y, len(x), loss)
+        outcome, _, value, _ = self._engine.train(
+            x, target, type(loss).__name__, len(x), None, False, self._keeps_gradients,
+            self._velocity(optimizer), optimizer.lr, optimizer.momentum, optimizer.nesterov)
+        if outcome != "fine":
+            raise self._failure(outcome, value, "")
+        return value
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 32,
+        epochs: int = 1,
+        validation_data: tuple[Any, Any] | None = None,
+        validation_split: float = 0.0,
+        shuffle: bool = True,
+        rng: int | np.random.Generator | None = None,
+        verbose: int = 1,
+    ) -> History:
+        """Train for some epochs, each a pass over all samples in steps of `batch_size`.
+
+        Parameters
+        ----------
+        x : array_like (n, in_features)
+        y : array_like (n,) or (n, out_features)
+            Labels or rows, as the loss takes them.
+        batch_size : int
+            The last batch of an epoch holds what is left.
+        epochs : int
+        validation_data : (x, y), optional
+            Measured after each epoch; nothing is learnt from it.
+        validation_split : float
+            In [0, 1): this share of the samples, the last ones, is validation data instead.
+        shuffle : bool
+            Take the samples in a new random order in each epoch.
+        rng : int, numpy.random.Generator or None
+            Source of these orders; None: one of the network's own, different in each process.
+        verbose : int
+            0: silent; 1: progress, as a bar where tqdm is installed, else a line per epoch.
+
+        Returns
+        -------
+        history : History
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            As `train_step`.
+        FloatingPointError
+            As `train_step`, naming epoch and step.
+        KeyboardInterrupt
+            On Ctrl-C, between two steps: the parameters are those of a finished step.
+        """
+        _, loss = self._compiled()
+        batch_size, epochs = _count(batch_size, "batch_size"), _count(epochs, "epochs")
+        if verbose not in (0, 1):
+            raise ValueError(f"verbose must be 0 or 1, got {verbose!r}")
+        x = self._inputs(x)
+        y = self._target(y, len(x), loss)
+        if validation_split:
+            if validation_data is not None:
+                raise ValueError("validation_data and validation_split exclude each other")
+            if not 0 < validation_split < 1:
+                raise ValueError("validation_split must be in the interval [0, 1), "
+                                 f"got {validation_split}")
+            kept = len(x) - round(len(x) * validation_split)
+            if not 0 < kept < len(x):
+                raise ValueError(f"validation_split {validation_split} leaves no sample of "
+                                 f"{len(x)} on one side")
+            validation_data = x[kept:], y[kept:]
+            x, y = x[:kept], y[:kept]
+        if validation_data is not None:
+            x_val = self._inputs(validation_data[0])
+            validation_data = x_val, self._target(validation_data[1], len(x_val), loss)
+        orders = self._orders(rng) if shuffle else None
+        history = History()
+        show, done = _progress(epochs) if verbose else (None, None)
+        try:
+            for epoch in range(1, epochs + 1):
+                order = orders.permutation(len(x)) if orders else None
+                value, correct = self._epoch(x, y, batch_size, order, f" at epoch {epoch}")
+                history.loss.append(value)
+                if self._measures_accuracy:
+                    history.accuracy.append(correct / len(x))
+                if validation_data is not None:
+                    scores = self._measure(*validation_data)
+                    history.val_loss.append(scores.loss)
+                    if scores.accuracy is not None:
+                        history.val_accuracy.append(scores.accuracy)
+                if show:
+                    show(epoch, history)
+        finally:
+            if done:
+                done()
+        return history
+
+    def _orders(self, rng: int | np.random.Generator | None) -> np.random.Generator:
+        """Return the generator that is asked for, or the network's own."""
+        if rng is not None:
+            return np.random.default_rng(rng)
+        if self._rng is None:
+            self._rng = np.random.default_rng()
+        return self._rng
+
+    def _epoch(
+        self, x: np.ndarray, y: np.ndarray, batch_size: int, order: np.ndarray | None, place: str
+    ) -> tuple[float, int]:
+        """Return mean loss and number of right answers of one epoch."""
+        optimizer, loss = self._compiled()
+        if self._engine is not None:
+            outcome, step, value, correct = self._engine.train(
+                x, y, type(loss).__name__, batch_size, order, self._measures_accuracy,
+                self._keeps_gradients, self._velocity(optimizer),
+                optimizer.lr, optimizer.momentum, optimizer.nesterov)
+            if outcome != "fine":
+                raise self._failure(outcome, value, f"{place}, step {step}")
+            return value, correct
+        total, correct = 0.0, 0
+        for step, start in enumerate(range(0, len(x), batch_size), 1):
+            batch = slice(start, start + batch_size)
+            some = order[batch] if order is not None else batch
+            value, scores = self._step_by_layers(x[some], y[some], f"{place}, step {step}")
+            total += value * len(scores)
+            if self._measures_accuracy:
+                correct += round(accuracy(scores, y[some]) * len(scores))
+        return total / len(x), correct
+
+    def _step_by_layers(self, x: Any, y: Any, place: str) -> tuple[float, np.ndarray]:
+        """Take a step by calling each layer; return the loss and the scores."""
+        optimizer, loss = self._compiled()
+        scores = self.forward(x)
+        value = loss.forward(scores, y)         # type: ignore[attr-defined]
+        if not math.isfinite(value):
+            raise self._failure("loss", value, place)
+        self.backward(loss.backward())
+        optimizer.step(self._layers)
+        return value, scores
+
+    def _failure(self, outcome: str, value: float, place: str) -> Exception:
+        """Return what to raise where a step did not go well."""
+        if outcome == "label":
+            return ValueError("target changed while it was in use")
+        if outcome == "probability":
+            return ValueError("CrossEntropy takes probabilities, in [0, 1], but the network gives "
+                              "others; for raw scores there is SoftmaxCrossEntropy")
+        if outcome == "parameter":
+            return FloatingPointError(f"the update{place} made parameters infinite or NaN; "
+                                      "a smaller lr may help")
+        if outcome == "gradient":
+            return FloatingPointError(f"the gradient is not finite{place}, and the step was not "
+                                      "applied; a smaller lr may help")
+        if self._engine is not None and not self._engine.finite():
+            return FloatingPointError(f"the loss is {value}{place}, because parameters are "
+                                      "infinite or NaN; the step was not applied")
+        return FloatingPointError(f"the loss is {value}{place}, and the step was not applied; "
+                                  "a smaller lr may help")
+
+    def _velocity(self, optimizer: SGD) -> np.ndarray | None:
+        """Return the optimizer's velocities of all parameters, in one buffer like theirs."""
+        if not optimizer.momentum:
+            return None
+        if self._velocities is None or self._velocities[0] is not optimizer:
+            assert self._operations is not None and self._parameters is not None
+            buffer = _engine.aligned_zeros(len(self._parameters), self._dtype)
+            for (layer, _), places in zip(self._operations.dense, self._operations.views(buffer),
+                                          strict=True):
+                optimizer._keep(layer, places)
+            self._velocities = optimizer, buffer
+        return self._velocities[1]
+
+    # ---- Measuring and predicting --------------------------------------------------------------
+
+    def evaluate(self, x: Any, y: Any) -> Scores:
+        """Return mean loss and accuracy of the network as it is.
+
+        Parameters
+        ----------
+        x : array_like (n, in_features)
+        y : array_like (n,) or (n, out_features)
+
+        Returns
+        -------
+        scores : Scores
+            `loss` and `accuracy`; accuracy is None unless it is among the metrics.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            As `train_step`.
+        """
+        _, loss = self._compiled()
+        x = self._inputs(x)
+        return self._measure(x, self._target(y, len(x), loss))
+
+    def _measure(self, x: np.ndarray, y: np.ndarray) -> Scores:
+        _, loss = self._compiled()
+        if self._engine is not None:
+            outcome, value, correct = self._engine.evaluate(
+                x, y, type(loss).__name__, self._measures_accuracy)
+            if outcome != "fine":
+                raise self._failure(outcome, value, "")
+            return Scores(value, correct / len(x) if self._measures_accuracy else None)
+        scores = self.forward(x)
+        value = type(loss)().forward(scores, y)     # type: ignore[attr-defined]
+        return Scores(value, accuracy(scores, y) if self._measures_accuracy else None)
+
+    def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the last layer's output: raw scores, where the network ends in a `Dense`.
+
+        Large inputs are taken in blocks of rows, whose results can differ from those of the layers
+        on all rows at once in the last bits.
+
+        Parameters
+        ----------
+        x : array_like (n, in_features)
+        out : ndarray (n, out_features), optional
+            Written to and returned; must have the network's dtype and not overlap `x`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Input that cannot be converted, a wrong shape, an unfit `out`.
+        RuntimeError
+            Another thread is training the network.
+        """
+        if self._engine is not None:
+            return self._engine.predict(x, out)
+        return self.forward(x, out)
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Return probabilities (n, n_classes): the softmax of scores, unless there is one already.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `predict`; ValueError too for a network compiled with MeanSquaredError.
+        """
+        if isinstance(self._loss, MeanSquaredError):
+            raise ValueError("probabilities need classes, which MeanSquaredError does not have")
+        scores = self.predict(x)
+        return scores if self._ends_in_softmax() else _ops.softmax_forward(scores)
+
+    def predict_labels(self, x: Any) -> np.ndarray:
+        """Return the class of the largest score of each row, as int64 (n,); the first of equals.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `predict`.
+        """
+        labels: np.ndarray = self.predict(x).argmax(axis=1)
+        return labels
+
+    def frozen(self) -> "Predictor":
+        """Return an immutable copy for prediction, with weights packed for speed.
+
+        Raises
+        ------
+        ValueError
+            The network has layers that are not built in.
+        """
+        if self._engine is None or self._operations is None or self._parameters is None:
+            raise ValueError("only a network of built-in layers, with a Dense among them, can be "
+                             "frozen")
+        return Predictor(self._operations.list, self._parameters, self._flattens(),
+                         self._ends_in_softmax())
+
+    # ---- Looking at it -------------------------------------------------------------------------
+
+    def summary(self) -> None:
+        """Show every layer's output width and parameters, and the total; a table in notebooks."""
+        table = self._table()
+        try:
+            from IPython import get_ipython  # type: ignore[import-not-found]
+            if get_ipython() is not None:
+                from IPython.display import display  # type: ignore[import-not-found]
+                display(table)
+                return
+        except ImportError:
+            pass
+        print(table)
+
+    def _table(self) -> _Table:
+        rows: list[tuple[str, ...]] = [("layer", "output", "parameters")]
+        width: int | None = None
+
+        def walk(layers: Iterable[Any], indent: str) -> None:
+            nonlocal width
+            for layer in layers:
+                own = 0
+                if isinstance(layer, (Sequential, Residual)):
+                    rows.append((f"{indent}{type(layer).__name__}", "", ""))
+                    walk(layer.layers, indent + "  ")
+                    continue
+                own = sum(value.size for _, value, _ in layer.parameters())
+                if isinstance(layer, Dense):
+                    width = layer.out_features
+                elif type(layer) not in BUILT_IN:
+                    width = None
+                rows.append((f"{indent}{layer!r}",
+                             f"(n, {width})" if width is not None else "?", f"{own:,}"))
+
+        walk(self._layers, "")
+        values = [value for _, value, _ in self.parameters()]
+        total = sum(value.size for value in values)
+        size = sum(value.nbytes for value in values)
+        notes = [f"{total:,} parameters, {size:,} bytes, {self._dtype}"]
+        if self._engine is None:
+            foreign = sorted({type(layer).__name__ for layer in _flat(self._layers)
+                              if type(layer) not in (*BUILT_IN, Sequential)})
+            notes.append("runs layer by layer" + (
+                f", because of {', '.join(foreign)}" if foreign else ", as it has no Dense"))
+        return _Table(rows, notes)
+
+    def __repr__(self) -> str:
+        return f"Sequential({list(self._layers)!r})"
+
+    # ---- Copies --------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy layers and how to train them; buffers are made anew."""
+        names = ("_layers", "_optimizer", "_loss", "_measures_accuracy", "_keeps_gradients")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_layers"])         # type: ignore[misc]
+        vars(self).update(state)
+
+
+class Predictor(_engine.Forward):
+    """A network for prediction alone: its own packed copy of the weights, which never changes.
+
+    Made by `Sequential.frozen`. Any number of threads may use one.
+    """
+
+    def __init__(
+        self, operations: list[dict[str, Any]], parameters: np.ndarray, flattens: bool,
+        gives_probabilities: bool,
+    ) -> None:
+        super().__init__(operations, parameters, flattens)
+        self._gives_probabilities = gives_probabilities
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Return probabilities: as `Sequential.predict_proba`."""
+        scores = self.predict(x)
+        return scores if self._gives_probabilities else _ops.softmax_forward(scores)
+
+    def predict_labels(self, x: Any) -> np.ndarray:
+        """Return classes: as `Sequential.predict_labels`."""
+        labels: np.ndarray = self.predict(x).argmax(axis=1)
+        return labels
+
+    def __reduce__(self) -> Any:
+        reduced: Any = super().__reduce__()
+        return reduced[0], (*reduced[1], self._gives_probabilities)
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.engine.n_in} to {self.engine.n_out}, {self.engine.dtype})"
+
+
+def _count(value: Any, name: str) -> int:
+    """Return a positive int, or raise TypeError or ValueError."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an int, got {value!r}") from error
+    if count < 1:
+        raise ValueError(f"{name} must be in the interval [1, inf), got {count}")
+    return count
+
+
+def _progress(epochs: int) -> tuple[Any, Any]:
+    """Return a function to call after each epoch, and one for the end."""
+    def last(history: History) -> str:
+        return ", ".join(f"{name} {values[-1]:.4f}" for name, values in vars(history).items()
+                         if values)
+
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        width = len(str(epochs))
+
+        def line(epoch: int, history: History) -> None:
+            print(f"epoch {epoch:{width}}/{epochs}: {last(history)}", flush=True)
+
+        return line, None
+    bar = tqdm(total=epochs, unit="epoch", file=sys.stdout)
+
+    def move(epoch: int, history: History) -> None:
+        bar.set_postfix_str(last(history), refresh=False)
+        bar.update()
+
+    return move, bar.close
