@@ -20,6 +20,7 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 PICTURES = {
     "classifier_703.py": ["classifier_703_loss.png"],
     "digits_curves.py": ["digits_accuracy.png", "digits_loss.png"],
+    "digits_network.py": ["digits_network.png"],
 }
 
 
@@ -184,6 +185,16 @@ def test_digits_are_learned(run):
     assert found["training"][0] < found["validation"][0] < 0.2
 
 
+def test_the_network_learns_the_digits_as_the_layers_do(run):
+    """Training is recorded at the same moment in both, so the last line shows the same figures."""
+    by_hand = re.search(r"training: loss (\S+), accuracy (\S+) at epoch 200",
+                        output_of(run, "digits_curves.py"))
+    whole = re.search(r"loss (\S+), accuracy (\S+), val_loss (\S+), val_accuracy (\S+)\)",
+                      output_of(run, "digits_network.py"))
+    assert whole.groups()[:2] == by_hand.groups()
+    assert float(whole[3]) < 0.2 and float(whole[4]) > 0.94
+
+
 # ---- What they draw ------------------------------------------------------------------------------
 
 
@@ -191,6 +202,7 @@ def test_digits_are_learned(run):
     ("classifier_703.py", "classifier_703_loss.png", 1),
     ("digits_curves.py", "digits_loss.png", 2),             # training and validation
     ("digits_curves.py", "digits_accuracy.png", 2),
+    ("digits_network.py", "digits_network.png", 2),
 ])
 def test_picture_shows_its_curves(run, name, picture, n_curves):
     assert_is_a_picture_of_curves(run(name)[1] / picture, n_curves)

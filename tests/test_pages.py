@@ -27,12 +27,12 @@ def test_readme_python_runs(code, tmp_path):
     assert done.returncode == 0, done.stderr
     if "load_digits" in code:
         loss, accuracy = map(float, re.findall(r"\d\.\d+", done.stdout))
-        assert loss < 0.15 and accuracy > 0.95
+        assert loss < (0.4 if "Sequential" in code else 0.15) and accuracy > 0.9
 
 
 def test_dropping_in_gives_the_same_numbers():
     """The two scripts of the README, before and after, end in the same place (float32: 1e-5)."""
-    before, after = blocks(PAGES[0])[1:3]
+    before, after = blocks(PAGES[0])[2:4]
     spaces = {}, {}
     for code, space in zip((before, after), spaces, strict=True):
         exec(code, space)       # noqa: S102 - our own page
