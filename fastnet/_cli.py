@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import fastnet
-from fastnet import _results, _training
+from fastnet import _data, _model, _results, _training
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,8 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has left, as `head` does; Python's own last flush must not complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, OSError, _data.FileError) as error:
         print(f"fastnet: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("fastnet: there is not enough memory for this", file=sys.stderr)
         return 1
     return 0
 
@@ -53,13 +56,25 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m fastnet", description="Small dense neural networks on a CPU."
     )
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="{train,info}")
+    commands = parser.add_subparsers(title="commands", metavar="{train,predict,info}")
 
-    about = "learn to read handwritten digits"
-    train = commands.add_parser("train", help=about, description=(
-        "Train a 64-100-10 network on 1437 handwritten digits, validate it on 180 and test it on "
-        "180 others. Draws the curves of loss and accuracy and saves the parameters."))
+    about = "learn to read handwritten digits, or from a table of your own"
+    train = commands.add_parser(
+        "train", help=about, usage="python -m fastnet train [DATA] [options]", description=(
+            "Train a network on 80 percent of the data, validate it on 10 percent after each epoch "
+            "and test it on 10 percent at the end; draw the curves and save the model. Without "
+            "DATA it learns to read 1797 handwritten digits."))
     train.set_defaults(run=_train)
+    train.add_argument("data", nargs="?", metavar="DATA",
+                       help="CSV file with a header, all columns numbers except the target; or NPZ "
+                            "file with arrays x (n, features) and y (n,)")
+    train.add_argument("--target", metavar="COLUMN", help="the CSV file's column to predict")
+    train.add_argument("--task", choices=["classification", "regression"],
+                       help="default: a target of text or whole numbers (1, not 1.0) is classes, "
+                            "other numbers are a regression")
+    train.add_argument("--hidden", type=_number(int, 1), nargs="*", default=[100], metavar="N",
+                       help="units in each hidden layer; no number: a linear model "
+                            "(default: 100)")
     train.add_argument("--epochs", type=_number(int, 1), default=50, metavar="N",
                        help="passes over the training data (default: %(default)s)")
     train.add_argument("--batch-size", type=_number(int, 1), default=32, metavar="N",
@@ -69,13 +84,27 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--momentum", type=_number(float, 0, 1), default=0.9, metavar="X",
                        help="momentum of gradient descent (default: %(default)s)")
     train.add_argument("--seed", type=_number(int, 0), default=0, metavar="N",
-                       help="of split, initial weights and order of samples (default: %(default)s)")
+                       help="of split, initial weights and order of samples "
+                            "(default: %(default)s)")
     train.add_argument("--dtype", choices=["float32", "float64"], default="float32",
                        help="type of all numbers (default: %(default)s)")
-    train.add_argument("--out", type=_stem, default="digits", metavar="STEM",
+    train.add_argument("--out", type=_stem, metavar="STEM",
                        help="writes STEM.npz and STEM.png, or STEM.csv without matplotlib "
-                            "(default: %(default)s)")
+                            "(default: digits, or the name of DATA and -model)")
     train.add_argument("--force", action="store_true", help="replace files that exist")
+
+    about = "apply a trained model to a table"
+    predict = commands.add_parser("predict", help=about, description=(
+        "Write a CSV table with a row for each row of DATA: the label and the probability of each "
+        "class, or the predicted number."))
+    predict.set_defaults(run=_predict)
+    predict.add_argument("model", metavar="MODEL", help="STEM.npz, as train has written it")
+    predict.add_argument("data", metavar="DATA",
+                         help="CSV file with the columns of the training data in any order, others "
+                              "are ignored; or NPZ file with an array x (n, features)")
+    predict.add_argument("--out", type=_stem, metavar="FILE",
+                         help="where to write (default: the standard output)")
+    predict.add_argument("--force", action="store_true", help="replace a file that exists")
 
     about = "show versions, compiler and instruction sets"
     info = commands.add_parser("info", help=about, description=about.capitalize() + ".")
@@ -109,41 +138,75 @@ def _stem(text: str) -> str:
 
 
 def _train(options: argparse.Namespace) -> None:
+    own = options.data is not None
+    if not own and (options.target or options.task):
+        raise _data.FileError("--target and --task need DATA")
+    stem = options.out or (f"{Path(options.data).stem}-model" if own else "digits")
     picture = _results.can_draw()
-    parameters_path = Path(f"{options.out}.npz")
-    curves_path = Path(f"{options.out}.png" if picture else f"{options.out}.csv")
-    for path in (parameters_path, curves_path):
-        _results.check_writable(path, options.force)
+    model_path = Path(f"{stem}.npz")
+    curves_path = Path(f"{stem}.png" if picture else f"{stem}.csv")
+    for path in (model_path, curves_path):
+        _results.check_writable(path, options.force, [options.data] if own else [])
 
+    if own:
+        data = _data.read(options.data, options.target, options.task)
+        print(_describe(data))
+    else:
+        data = _data.digits()
     rng = np.random.default_rng(options.seed)
-    training, validation, test = _training.split_digits(rng, options.dtype)
-    layers = _training.make_layers(rng, options.dtype)
+    model, training, validation, test = _training.prepare(
+        data, options.hidden, rng, options.dtype, standardise=own)
     epochs = _training.train(
-        layers, training, validation, rng,
+        model.network, training, validation, rng,
         epochs=options.epochs, batch_size=options.batch_size,
         lr=options.lr, momentum=options.momentum,
     )
 
-    print("epoch      loss  accuracy  val_loss  val_accuracy")
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    if data.classes is None:
+        columns = ["loss", "val_loss"]
+    widths = {name: max(10, len(name) + 2) for name in columns}
+    print("epoch" + "".join(f"{name:>{width}}" for name, width in widths.items()))
     history = []
     started = time.perf_counter()
     bar, write = _progress(epochs, options.epochs)
     for number, epoch in enumerate(bar, 1):
         history.append(epoch)
-        write(f"{number:5}{epoch.loss:10.4f}{epoch.accuracy:10.4f}"
-              f"{epoch.val_loss:10.4f}{epoch.val_accuracy:14.4f}")
+        write(f"{number:5}" + "".join(f"{epoch[name]:{width}.4f}"
+                                      for name, width in widths.items()))
     seconds = time.perf_counter() - started
-    _, test_accuracy = _training.measure(layers, test)
-    print(f"test accuracy {test_accuracy:.4f}, trained in {seconds:.1f} s")
+    result = _training.describe_test(model, test)
+    print(f"{result}, trained in {seconds:.1f} s")
 
-    _results.write_parameters(parameters_path, layers)
+    _results.write_model(model_path, model)
     if picture:
-        title = f"64-100-10 on handwritten digits: test accuracy {test_accuracy:.4f}"
+        title = f"{'-'.join(map(str, model.widths))} on {Path(data.source).name}: {result}"
         _results.write_picture(curves_path, history, title)
     else:
         _results.write_table(curves_path, history)
         print("for a picture of the curves: pip install '.[plot]' where fastnet's code is")
-    print(f"wrote {parameters_path} and {curves_path}")
+    print(f"wrote {model_path} and {curves_path}")
+
+
+def _describe(data: _data.Data) -> str:
+    """Return what was found in a file, and so what is going to be learnt."""
+    found = f"{data.source}: {len(data.x)} rows, {len(data.features)} features"
+    if data.classes is None:
+        return f"{found}, {data.target} is a number"
+    some = [str(name) for name in data.classes[:5]] + ["..."] * (len(data.classes) > 5)
+    return f"{found}, {data.target} is one of {len(data.classes)} classes: {', '.join(some)}"
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if options.out:
+        path = Path(options.out)
+        _results.check_writable(path, options.force, [options.model, options.data])
+    model = _model.read_model(options.model)
+    header, rows = model.predict(_data.read_features(options.data, model.features))
+    if options.out:
+        _results.write_csv(path, header, rows)
+    else:
+        _results.print_csv(sys.stdout, header, rows)
 
 
 def _progress(

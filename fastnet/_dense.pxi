@@ -103,22 +103,30 @@ cdef Py_ssize_t pack_weights(
         const real *W, real *packed, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
     """packed := W, in the order in which `dense_forward_packed` reads it, unless packed is NULL.
 
-    Returns the number of entries: vectors are filled up.
+    Returns the number of entries: vectors are filled up, and of a layer whose outputs fit into one
+    vector both forms are kept, as the second is the better for a single sample.
     """
+    cdef Py_ssize_t size = 0
     if packs_rows(n_in, n_out):
         if packed != NULL:
             transpose_weights(W, packed, n_in, n_out)
-        return n_out * padded(n_in)
+        size = n_out * padded(n_in)
+        if n_out > LANES:
+            return size
     if packed != NULL:
-        pack(W, packed, n_in, n_out)
-    return n_in * padded(n_out)
+        pack(W, packed + size, n_in, n_out)
+    return size + n_in * padded(n_out)
 
 
 cdef void dense_forward_packed(
         const real *X, const real *packed, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
     """Z = X W + b, then max(Z, 0) if relu, with packed weights W."""
-    if packs_rows(n_in, n_out):
+    cdef bint rows = packs_rows(n_in, n_out)
+    if n == 1 and n_out <= LANES:
+        single_vector(X, packed + n_out * padded(n_in) if rows else packed, LANES,
+                      b, Z, n_in, n_out, relu)
+    elif rows:
         dots(X, n_in, packed, padded(n_in), b, Z, n_out, n, n_out, n_in, relu)
     else:
         product(X, n_in, 1, packed, 0, PACKED, b, NULL, Z, n_out, 1, n, n_in, n_out, relu)
@@ -147,7 +155,9 @@ cdef void input_gradient(
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
         narrow_input_gradient(W, dZ, mask, dX, n, n_in, n_out)
         return
-    if n < 4 and n_out < LANES:
+    if n == 1 and n_out <= MOST_OUTER:
+        narrow_layer(NULL, dZ, <real *>W, dX, n_in, n_out)
+    elif n < 4 and n_out < LANES:
         plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, n, n_out, n_in, False)
     elif rows <= min(tiles, flipped):
         dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
@@ -170,7 +180,9 @@ cdef void weight_gradient(
         flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
     if n * n_in * n_out <= PLAIN:
         plain(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, rows, n, n_out, False)
-    elif 1 <= n <= 5 and (n_out >= LANES or n <= 2):
+    elif n == 1 and n_out <= MOST_OUTER:
+        narrow_layer(X + first, dZ, dW, NULL, rows, n_out)
+    elif 1 <= n <= 5 and (n_out >= LANES or n <= 2 and n_out > 1):
         outer(X + first, 1, n_in, dZ, n_out, NULL, dW, rows, n_out, n)
     elif flipped < tiles:                   # dW^T = dZ^T X
         product(dZ, 1, n_out, X + first, n_in, 1, NULL, NULL, dW, 1, n_out, n_out, n, rows, False)
@@ -179,20 +191,33 @@ cdef void weight_gradient(
 
 
 cdef bint dense_sgd_update(
-        const real *X, const real *dZ, real *dW, real *W, real *V,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t rows,
+        const real *X, const real *dZ, real *dX, real *dW, real *W, real *V,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, Py_ssize_t rows,
         double lr, double momentum, bint nesterov) noexcept nogil:
-    """dW = X^T dZ and `sgd_update` of W with it, `rows` of dW at a time: they are still in a cache.
+    """dX and dW as `dense_backward`, and `sgd_update` of W with dW, `rows` of it at a time.
 
-    The bits are those of the two steps one after the other; returns what `sgd_update` does.
+    They are still in a cache. A single sample's dX has an entry for each row of W, so its entries
+    are computed along with these rows; and its dW goes into the update without being stored. The
+    bits are those of the two steps one after the other; returns what `sgd_update` does.
     """
     cdef Py_ssize_t first = 0, some
+    cdef real *w
+    cdef real *v = NULL
     cdef bint finite = True
+    if dX != NULL and n != 1:
+        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out)
     while first < n_in:
         some = min(n_in - first, rows)
-        weight_gradient(X, dZ, dW, n, n_in, n_out, first, some)
-        finite &= sgd_update(dW, W + first * n_out, V + first * n_out if V != NULL else NULL,
-                             some * n_out, lr, momentum, nesterov)
+        w = W + first * n_out
+        if V != NULL:
+            v = V + first * n_out
+        if n == 1:
+            if dX != NULL:
+                input_gradient(w, dZ, X + first if relu else NULL, dX + first, 1, some, n_out)
+            finite &= single_sgd_update(X + first, dZ, w, v, some, n_out, lr, momentum, nesterov)
+        else:
+            weight_gradient(X, dZ, dW, n, n_in, n_out, first, some)
+            finite &= sgd_update(dW, w, v, some * n_out, lr, momentum, nesterov)
         first += some
     return finite
 

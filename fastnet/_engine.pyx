@@ -55,7 +55,8 @@ cdef enum:
     OUTPUT = -3             # and what it is to fill
     ALIGNMENT = 64          # bytes: a cache line, and the widest vector
     FEW_ROWS = 32           # of dW at a time, where an update follows at once
-    MANY_PARAMETERS = 32_768    # in a layer: from here on, its update follows its gradient at once
+    MANY_PARAMETERS = 32_768    # in a layer: from here on, its update follows its gradient at once,
+    WIDE = 64               # and with so many outputs where the batch is a single sample
     BLOCK_ROWS = 256        # of a prediction at a time, or more,
     BLOCK_ENTRIES = 131_072     # while the widest value has no more entries
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
@@ -99,6 +100,10 @@ def padded(size, dtype):
     """Return `size` rounded up to entries that fill whole multiples of 64 bytes."""
     per_line = ALIGNMENT // np.dtype(dtype).itemsize
     return -(-size // per_line) * per_line
+
+
+cdef inline bint overlap(char *a, Py_ssize_t a_size, char *b, Py_ssize_t b_size) noexcept:
+    return a < b + b_size and b < a + a_size
 
 
 cdef class Arena:
@@ -355,16 +360,17 @@ cdef class Engine:
                     self.kernels.relu_backward(self.here(op.y, x), dy, dy, n * op.n_out)
                 if op.x == INPUT:
                     dx = NULL
-                at_once = not keep and op.n_in * op.n_out >= MANY_PARAMETERS
+                at_once = not keep and self.updates_at_once(op, n)
                 self.kernels.dense_backward(
-                    self.here(op.x, x), self.parameter(op.weight), dy, dx,
+                    self.here(op.x, x), self.parameter(op.weight), dy, NULL if at_once else dx,
                     NULL if at_once else self.gradient(op.weight), self.gradient(op.bias),
                     n, op.n_in, op.n_out, op.after_relu)
                 if at_once:
                     finite &= self.kernels.dense_sgd_update(
-                        self.here(op.x, x), dy, self.entry(self.scratch_start, 0),
+                        self.here(op.x, x), dy, dx, self.entry(self.scratch_start, 0),
                         self.parameter(op.weight), self.entry(V, op.weight),
-                        n, op.n_in, op.n_out, FEW_ROWS, u.lr, u.momentum, u.nesterov)
+                        n, op.n_in, op.n_out, op.after_relu, 16 if n == 1 else FEW_ROWS,
+                        u.lr, u.momentum, u.nesterov)
             elif op.kind == RELU:
                 self.kernels.relu_backward(self.here(op.x, x), dy, dx, n * op.n_out)
             elif op.kind == SOFTMAX:
@@ -431,16 +437,20 @@ cdef class Engine:
             return self.kernels.cross_entropy(scores, labels, T, gradient, n, self.n_out)
         return self.kernels.mean_squared_error(scores, T, gradient, n * self.n_out)
 
-    cdef bint update(self, bint keep, Update *u, char *V) noexcept nogil:
+    cdef inline bint updates_at_once(self, Operation *op, Py_ssize_t n) noexcept nogil:
+        """Whether the update of a dense layer's weights does not wait for the others."""
+        return n == 1 and op.n_out >= WIDE or op.n_in * op.n_out >= MANY_PARAMETERS
+
+    cdef bint update(self, Py_ssize_t n, bint keep, Update *u, char *V) noexcept nogil:
         """Every parameter that was not updated on the way; returns whether these are finite."""
         cdef Operation *op
         cdef Py_ssize_t i
         cdef bint finite = True
-        if keep or self.n_scratch == 0:     # all at once
+        if keep or n > 1 and self.n_scratch == 0:       # all at once
             return self.update_some(0, self.size, u, V)
         for i in range(self.n_operations):
             op = &self.operations[i]
-            if op.kind == DENSE and op.n_in * op.n_out < MANY_PARAMETERS:
+            if op.kind == DENSE and not self.updates_at_once(op, n):
                 finite &= self.update_some(op.weight, op.n_in * op.n_out, u, V)
             if op.bias != NOWHERE:
                 finite &= self.update_some(op.bias, op.n_out, u, V)
@@ -470,7 +480,7 @@ cdef class Engine:
         if keep and self.kernels.first_not_finite(
                 self.gradient(0), self.size) >= 0:
             return BAD_GRADIENT
-        finite &= self.update(keep, u, V)
+        finite &= self.update(n, keep, u, V)
         return FINE if finite else BAD_PARAMETER
 
     cdef bint take_labels(
@@ -617,19 +627,6 @@ cdef class Engine:
         cdef Py_ssize_t parts = max(<Py_ssize_t>1, (n + most - 1) // most)
         return (n + parts - 1) // parts
 
-    cdef Arena borrow(self, Py_ssize_t rows):
-        """An arena for one prediction: the network's own, unless another thread has that."""
-        cdef Arena arena = self.predicting
-        if self.writing:
-            raise RuntimeError("this network is being trained by another thread")
-        if arena is None or arena.rows < rows or arena.lent:
-            arena = Arena(rows, self.predict_columns, self.dtype)
-            if self.predicting is None or not self.predicting.lent:
-                self.predicting = arena
-        arena.lent = True
-        self.reading += 1
-        return arena
-
     cdef inline bint takes(self, object value, Py_ssize_t columns):
         """Whether kernels take it as it is, as a matrix of so many columns."""
         return (cnp.PyArray_CheckExact(value)
@@ -637,6 +634,19 @@ cdef class Engine:
                 and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.type_number
                 and cnp.PyArray_DIM(<cnp.ndarray>value, 1) == columns
                 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value))
+
+    cdef inline bint fits(self, object out, cnp.ndarray x):
+        """Whether the output for x can be written to `out`."""
+        cdef cnp.ndarray y
+        cdef char *start
+        cdef Py_ssize_t size
+        if not self.takes(out, self.n_out):
+            return False
+        y = out
+        start, size = cnp.PyArray_BYTES(y), cnp.PyArray_NBYTES(y)
+        return (cnp.PyArray_DIM(y, 0) == cnp.PyArray_DIM(x, 0) and cnp.PyArray_ISWRITEABLE(y)
+                and not overlap(start, size, cnp.PyArray_BYTES(x), cnp.PyArray_NBYTES(x))
+                and not overlap(start, size, self.parameters_start, self.size * self.itemsize))
 
     def inputs(self, x):
         """Return `x` itself if kernels take it, else a converted copy.
@@ -677,30 +687,44 @@ cdef class Engine:
         cdef cnp.ndarray Y
         if out is None:
             Y = cnp.PyArray_EMPTY(2, dims, self.type_number, 0)
-        else:
+        elif self.fits(out, X):
+            Y = out
+        else:                           # not so quick, and it knows what is wrong
             Y = output(out, "out", 2, dims, self.type_number)
             apart(Y, "out", X, "X", self.parameters, "the parameters")
         self.predict_into(X, Y)
         return Y
 
     cdef int predict_into(self, cnp.ndarray x, cnp.ndarray y) except -1:
-        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, block = self.block(n)
-        cdef Arena arena = self.borrow(block)
-        cdef char *start = arena.start
-        cdef Py_ssize_t rows = arena.rows
-        cdef const char *inputs = cnp.PyArray_BYTES(x)
-        cdef char *outputs = cnp.PyArray_BYTES(y)
-        cdef Caller caller = enter(self.work * n)
-        while first < n:
-            some = min(n - first, block)
-            self.predict_rows(start, rows,
-                              <const real *>(inputs + first * self.n_in * self.itemsize),
-                              <real *>(outputs + first * self.n_out * self.itemsize), some)
-            first += some
+        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), block = self.block(n)
+        cdef Arena arena = self.predicting
+        cdef Caller caller
+        if self.writing:
+            raise RuntimeError("this network is being trained by another thread")
+        if arena is None or arena.rows < block or arena.lent:
+            # The network's own is too small, or in use by another thread.
+            arena = Arena(block, self.predict_columns, self.dtype)
+            if self.predicting is None or not self.predicting.lent:
+                self.predicting = arena
+        arena.lent = True
+        self.reading += 1
+        caller = enter(self.work * n)
+        self.predict_blocks(arena.start, arena.rows, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(y),
+                            n, block)
         leave(caller)
         arena.lent = False
         self.reading -= 1
         return 0
+
+    cdef void predict_blocks(
+            self, char *arena, Py_ssize_t rows, const char *x, char *y, Py_ssize_t n,
+            Py_ssize_t block) noexcept nogil:
+        cdef Py_ssize_t first = 0
+        while first < n:
+            self.predict_rows(arena, rows, <const real *>(x + first * self.n_in * self.itemsize),
+                              <real *>(y + first * self.n_out * self.itemsize),
+                              min(n - first, block))
+            first += block
 
     def finite(self):
         """Return whether all parameters are."""

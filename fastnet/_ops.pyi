@@ -50,10 +50,12 @@ def dense_sgd_update(
     dZ: ndarray,
     W: ndarray,
     V: ndarray | None = None,
+    dX: ndarray | None = None,
     *,
     lr: float,
     momentum: float = 0.0,
     nesterov: bool = False,
+    relu: bool = False,
     rows: int = 0,
 ) -> None: ...
 def exp_forward(X: ndarray, Y: ndarray | None = None) -> ndarray: ...

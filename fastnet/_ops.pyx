@@ -468,9 +468,9 @@ def dense_forward_packed(X, packed, Py_ssize_t n_out, b=None, Z=None, bint relu=
     return z
 
 
-def dense_sgd_update(X, dZ, W, V=None, *, double lr, double momentum=0.0, bint nesterov=False,
-                     Py_ssize_t rows=0):
-    """dW := X^T dZ and `sgd_update` of W and V with it, some rows of dW at a time.
+def dense_sgd_update(X, dZ, W, V=None, dX=None, *, double lr, double momentum=0.0,
+                     bint nesterov=False, bint relu=False, Py_ssize_t rows=0):
+    """dX as `dense_backward`, and `sgd_update` of W and V with dW := X^T dZ, some rows at a time.
 
     The same numbers as `dense_backward` and `sgd_update`, to the last bit, without going to memory
     with dW in between.
@@ -483,8 +483,12 @@ def dense_sgd_update(X, dZ, W, V=None, *, double lr, double momentum=0.0, bint n
         Changed in place.
     V : ndarray (n_in, n_out), optional
         Changed in place. Without it there is no momentum.
+    dX : ndarray (n, n_in), optional
+        Overwritten; left out if not given.
     lr, momentum : float
     nesterov : bool
+    relu : bool
+        X is the output of a ReLU, and dX the gradient by its input: 0 where X <= 0.
     rows : int
         So many at a time; by default as many as suit the caches.
 
@@ -500,15 +504,19 @@ def dense_sgd_update(X, dZ, W, V=None, *, double lr, double momentum=0.0, bint n
     cdef cnp.npy_intp n = cnp.PyArray_DIM(x, 0)
     cdef cnp.npy_intp n_in = cnp.PyArray_DIM(x, 1), n_out = cnp.PyArray_DIM(dz, 1)
     cdef cnp.npy_intp *dims = [n_in, n_out]
-    cdef cnp.ndarray v = None
+    cdef cnp.ndarray v = None, dx = None
     check_rows(dz, "dZ", n)
     if W is None:
         raise TypeError("W must be a numpy.ndarray, got None")
     cdef cnp.ndarray w = output(W, "W", 2, dims, dtype)
     if V is not None:
         v = output(V, "V", 2, dims, dtype)
+    if dX is not None:
+        dx = output_like(dX, "dX", x)
     apart(w, "W", x, "X", dz, "dZ", v, "V")
     apart(v, "V", x, "X", dz, "dZ")
+    apart(dx, "dX", x, "X", dz, "dZ", w, "W")
+    apart(dx, "dX", v, "V")
     check_rate(lr, dtype)
     if rows <= 0:
         rows = 32
@@ -516,8 +524,8 @@ def dense_sgd_update(X, dZ, W, V=None, *, double lr, double momentum=0.0, bint n
     cdef cnp.ndarray dw = cnp.PyArray_EMPTY(1, &size, dtype, 0)
     cdef Caller caller = enter(<double>n * n_in * n_out)
     kernels_for(x).dense_sgd_update(
-        pointer(x), pointer(dz), pointer(dw), pointer(w), pointer(v),
-        n, n_in, n_out, rows, lr, momentum, nesterov)
+        pointer(x), pointer(dz), pointer(dx), pointer(dw), pointer(w), pointer(v),
+        n, n_in, n_out, relu, rows, lr, momentum, nesterov)
     leave(caller)
 
 

@@ -416,6 +416,48 @@ cdef void dots(
         i += rows
 
 
+cdef inline void narrow_of(
+        const real *x, const real *z, real *W, real *y, Py_ssize_t n, int k) noexcept nogil:
+    """`narrow_layer` for a constant k, for which gcc finds vectors."""
+    cdef real z_values[MOST_OUTER]
+    cdef real total
+    cdef Py_ssize_t i
+    cdef int p
+    for p in range(k):
+        z_values[p] = z[p]
+    if y == NULL:
+        for i in range(n):
+            for p in range(k):
+                W[i * k + p] = x[i] * z_values[p]
+    else:
+        for i in range(n):
+            total = 0
+            for p in range(k):
+                total += z_values[p] * W[i * k + p]
+            y[i] = total
+
+
+cdef void narrow_layer(
+        const real *x, const real *z, real *W, real *y, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """W (n, k) := x^T z,  or y := z W^T  if y is not NULL,   for k from 1 to MOST_OUTER."""
+    if k == 1:
+        narrow_of(x, z, W, y, n, 1)
+    elif k == 2:
+        narrow_of(x, z, W, y, n, 2)
+    elif k == 3:
+        narrow_of(x, z, W, y, n, 3)
+    elif k == 4:
+        narrow_of(x, z, W, y, n, 4)
+    elif k == 5:
+        narrow_of(x, z, W, y, n, 5)
+    elif k == 6:
+        narrow_of(x, z, W, y, n, 6)
+    elif k == 7:
+        narrow_of(x, z, W, y, n, 7)
+    else:
+        narrow_of(x, z, W, y, n, 8)
+
+
 cdef void single_vector(
         const real *A, const real *B, Py_ssize_t b_row, const real *bias, real *C,
         Py_ssize_t k, Py_ssize_t n, bint relu) noexcept nogil:

@@ -1,11 +1,13 @@
-"""The files that a training run leaves: curves as a picture or a table, and the parameters.
+"""The files that the commands leave: curves as a picture or a table, models, and predictions.
 
 Each is written out of sight and moved to its place when it is complete: a write that fails leaves
 no half file, and the file that was there before.
 """
 
+import csv
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastnet._model import Model
 from fastnet._training import Epoch
 
 if TYPE_CHECKING:
@@ -28,19 +31,23 @@ def can_draw() -> bool:
     return True
 
 
-def check_writable(path: Path, force: bool) -> None:
+def check_writable(path: Path, force: bool, sources: Sequence[str] = ()) -> None:
     """Find out whether `path` can be written, before the work whose result it is to hold.
 
     Raises
     ------
     OSError
-        A directory, a file that exists (with `force`: one that is write-protected), a folder that
-        does not exist or takes no new files. The message is meant to be shown.
+        A directory, a file that exists (with `force`: one that is write-protected, or one of
+        `sources`, which are to be read), a folder that does not exist or takes no new files. The
+        message is meant to be shown.
     """
     if os.path.isdir(path):
         raise OSError(f"cannot write {path}: it is a directory")
     if os.path.lexists(path) and not force:
         raise OSError(f"cannot write {path}: it exists already; --force replaces it")
+    for source in sources:
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise OSError(f"cannot write {path}: it is to be read")
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise OSError(f"cannot write {path}: it is write-protected")
     with _draft(path):
@@ -72,18 +79,19 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def draw(history: Sequence[Epoch], title: str) -> "Figure":
-    """Return a figure of loss and accuracy side by side, each in training and validation."""
+    """Return a figure of loss and, with classes, accuracy, each in training and validation."""
     # A Figure by itself: pyplot would choose a backend and keep the figure for the whole process.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     epochs = range(1, len(history) + 1)
     marker = "." if len(history) <= 20 else ""      # a line of one point would not be seen
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    names = [name for name in ("loss", "accuracy") if name in history[0]]
+    figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained")
     figure.suptitle(title)
-    for axes, name in zip(figure.subplots(1, 2), ["loss", "accuracy"], strict=True):
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for label, column, style in [("training", name, "-"), ("validation", f"val_{name}", "--")]:
-            curve = [getattr(epoch, column) for epoch in history]
+            curve = [epoch[column] for epoch in history]
             axes.plot(epochs, curve, style, marker=marker, label=label)
         axes.set(xlabel="epoch", ylabel=name, xlim=(0, len(history) + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -101,21 +109,27 @@ def write_picture(path: Path, history: Sequence[Epoch], title: str) -> None:
 
 def write_table(path: Path, history: Sequence[Epoch]) -> None:
     """Write the curves as CSV, with all digits. OSError has a message to be shown."""
-    lines = [",".join(["epoch", *Epoch._fields])]
-    lines += [",".join(map(repr, [number, *epoch])) for number, epoch in enumerate(history, 1)]
-    with _replacing(path) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+    write_csv(path, ["epoch", *history[0]],
+              [[number, *epoch.values()] for number, epoch in enumerate(history, 1)])
 
 
-def write_parameters(path: Path, layers: Sequence[Any]) -> None:
-    """Write the parameters as NPZ, named by the layer's number: `0.weight`, `0.bias`, ...
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with all digits. OSError has a message to be shown."""
+    with _replacing(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
+        print_csv(text, header, rows)
+
+
+def print_csv(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table with all digits."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Write a model as NPZ, parameters named by the layer's number: `0.weight`, `0.bias`, ...
 
     OSError has a message to be shown.
     """
-    arrays: dict[str, Any] = {
-        f"{number}.{name}": value
-        for number, layer in enumerate(layers)
-        for name, value, _ in layer.parameters()
-    }
     with _replacing(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **model.arrays())

@@ -26,11 +26,12 @@ cdef struct KernelTable:
     void (*dense_forward_packed)(
         const real *X, const real *packed, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
-    # dW := X^T dZ and sgd_update of W and V with it, some rows at a time; dW has room for these
-    # V NULL: momentum is 0.   returns whether all of W is finite afterwards
+    # dX := dZ W^T, then 0 where X <= 0 if relu;   dW := X^T dZ and sgd_update of W and V with it,
+    # some rows at a time; dW has room for these.   dX or NULL; V NULL: momentum is 0
+    # returns whether all of W is finite afterwards
     bint (*dense_sgd_update)(
-        const real *X, const real *dZ, real *dW, real *W, real *V,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t rows,
+        const real *X, const real *dZ, real *dX, real *dW, real *W, real *V,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, Py_ssize_t rows,
         double lr, double momentum, bint nesterov) noexcept nogil
 
     # Y := exp(X);   Y := log(X)

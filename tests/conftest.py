@@ -92,8 +92,8 @@ def calls_of_every_kernel(rng, dtype, n, n_in, n_out):
             lambda X, packed, b, Z: _ops.dense_forward_packed(X, packed, n_out, b, Z),
             [X, packed, b], [Z]),
         "dense_sgd_update": Call(
-            lambda X, dZ, W, V: _ops.dense_sgd_update(X, dZ, W, V, lr=0.1, momentum=0.9, rows=5),
-            [X, dZ], [W, V]),
+            lambda X, dZ, W, V, dX: _ops.dense_sgd_update(
+                X, dZ, W, V, dX, lr=0.1, momentum=0.9, rows=5), [X, dZ], [W, V, blank(n, n_in)]),
         "exp_forward": Call(_ops.exp_forward, [A], [Z]),
         "log_forward": Call(_ops.log_forward, [P], [Z]),
         "relu_forward": Call(_ops.relu_forward, [A], [Z]),
