@@ -4,42 +4,56 @@
 # along the dimension that fills them, and what has to be transposed first is the smaller matrix.
 
 cdef enum:
-    BAND = 4        # vectors of columns that are added up together
+    BAND = 64       # vectors of columns that are added up together: their sums fit into a cache
+    SUMMED = 8      # rows that are, before they go to these sums
     PANEL = 1024    # vectors on the stack for the transposed weights of a narrow layer: 64 KB
 
 
-cdef inline void sum_band(
-        const real *A, real *sums, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first,
-        int vectors) noexcept nogil:
-    """sums[j] = sum_i A[i, j]   for `vectors` vectors of columns from the first on, in double."""
-    cdef dvec totals[BAND * PARTS]
-    cdef vec v = broadcast(0)
-    cdef Py_ssize_t i, at
-    cdef int j, k
-    for k in range(vectors * PARTS):
-        totals[k] = broadcast_double(0)
-    for i in range(m):
-        for j in range(vectors):
-            at = i * n + first + j * LANES
-            v = load(A + at, m * n - at)    # what is there, even of the next row
+cdef inline void add_rows(
+        const real *A, dvec *totals, Py_ssize_t row, Py_ssize_t width, Py_ssize_t left,
+        int rows) noexcept nogil:
+    """totals[j] += sum_i A[i, j]   for a constant number of rows, in double."""
+    cdef dvec parts[PARTS]
+    cdef Py_ssize_t j, at
+    cdef int i, k
+    cdef vec v
+    for j from 0 <= j < width by LANES:
+        for i in range(rows):
+            at = i * row + j
+            v = load(A + at, left - at)     # what is there, even of the next row
             for k in range(PARTS):
-                totals[j * PARTS + k] = totals[j * PARTS + k] + widen(v, k)
-    for j in range(vectors):
+                parts[k] = widen(v, k) if i == 0 else parts[k] + widen(v, k)
         for k in range(PARTS):
-            narrow(totals[j * PARTS + k], &v, k)
-        store(sums + first + j * LANES, v, n - first - j * LANES)
+            totals[j // LANES * PARTS + k] = totals[j // LANES * PARTS + k] + parts[k]
 
 
 cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
-    """sums[j] = sum_i A[i, j], added up in double."""
-    cdef Py_ssize_t first = 0
-    while first < n:
-        if n - first >= BAND * LANES:
-            sum_band(A, sums, m, n, first, BAND)
-            first += BAND * LANES
-        else:
-            sum_band(A, sums, m, n, first, 1)
-            first += LANES
+    """sums[j] = sum_i A[i, j], added up in double: SUMMED rows at a time, in memory's order."""
+    cdef dvec totals[BAND * PARTS]
+    cdef vec v = broadcast(0)
+    cdef Py_ssize_t first, i, j, width, vectors, left
+    cdef int k
+    if m == 1:
+        memcpy(sums, A, n * sizeof(real))
+        return
+    for first from 0 <= first < n by BAND * LANES:
+        width = min(n - first, <Py_ssize_t>BAND * LANES)
+        vectors = padded(width) // LANES
+        for j in range(vectors * PARTS):
+            totals[j] = broadcast_double(0)
+        i = 0
+        while i < m:
+            left = (m - i) * n - first
+            if i + SUMMED <= m:
+                add_rows(A + i * n + first, totals, n, width, left, SUMMED)
+                i += SUMMED
+            else:
+                add_rows(A + i * n + first, totals, n, width, left, 1)
+                i += 1
+        for j in range(vectors):
+            for k in range(PARTS):
+                narrow(totals[j * PARTS + k], &v, k)
+            store(sums + first + j * LANES, v, width - j * LANES)
 
 
 cdef void transpose_weights(

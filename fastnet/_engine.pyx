@@ -56,7 +56,8 @@ cdef enum:
     ALIGNMENT = 64          # bytes: a cache line, and the widest vector
     FEW_ROWS = 32           # of dW at a time, where an update follows at once
     MANY_PARAMETERS = 32_768    # in a layer: from here on, its update follows its gradient at once,
-    WIDE = 64               # and with so many outputs where the batch is a single sample
+    SMALL_BATCH = 256       # if the batch is small, or else the product is all that counts;
+    WIDE = 64               # with so many outputs, also where the batch is a single sample
     BLOCK_ROWS = 256        # of a prediction at a time, or more,
     BLOCK_ENTRIES = 131_072     # while the widest value has no more entries
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
@@ -439,14 +440,15 @@ cdef class Engine:
 
     cdef inline bint updates_at_once(self, Operation *op, Py_ssize_t n) noexcept nogil:
         """Whether the update of a dense layer's weights does not wait for the others."""
-        return n == 1 and op.n_out >= WIDE or op.n_in * op.n_out >= MANY_PARAMETERS
+        return (n == 1 and op.n_out >= WIDE
+                or n <= SMALL_BATCH and op.n_in * op.n_out >= MANY_PARAMETERS)
 
     cdef bint update(self, Py_ssize_t n, bint keep, Update *u, char *V) noexcept nogil:
         """Every parameter that was not updated on the way; returns whether these are finite."""
         cdef Operation *op
         cdef Py_ssize_t i
         cdef bint finite = True
-        if keep or n > 1 and self.n_scratch == 0:       # all at once
+        if keep or n > SMALL_BATCH or n > 1 and self.n_scratch == 0:    # all at once
             return self.update_some(0, self.size, u, V)
         for i in range(self.n_operations):
             op = &self.operations[i]

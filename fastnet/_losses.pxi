@@ -5,48 +5,53 @@
 # contributes 0, whatever the score: even log 0.
 
 
-cdef inline double softmax_cross_entropy_columns(
+cdef inline void softmax_cross_entropy_columns(
         const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
-        Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double n) noexcept nogil:
-    """Sum of the losses of LANES rows, or fewer, and their gradient; see _softmax.pxi."""
+        Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double n,
+        dvec *losses) noexcept nogil:
+    """Gradients of LANES rows, or fewer; adds their losses lane by lane. See _softmax.pxi."""
     cdef vec x[NARROW]      # scores, then their exponentials, then the gradient
     cdef vec t[NARROW]
-    cdef vec m, factor = broadcast(0), one_nth = broadcast(<real>(1.0 / n))
+    cdef vec m, chosen, factor = broadcast(0), one_nth = broadcast(<real>(1.0 / n))
     cdef dvec totals[PARTS]
     cdef dvec weights[PARTS]
-    cdef dvec losses[PARTS]
+    cdef dvec own[PARTS]    # losses of these rows
     cdef dvec weight
-    cdef double loss = 0
     cdef Py_ssize_t i, j
     cdef int k
     load_columns(logits, n_classes, rows, left, x)
     rows = min(rows, <Py_ssize_t>LANES)
     m = largest_column(x, n_classes)
-    for k in range(PARTS):
-        weights[k] = broadcast_double(1 if T == NULL else 0)
-        losses[k] = broadcast_double(0)
-    if T != NULL:
+    if labels != NULL:
+        chosen = m
+        for i in range(rows):
+            (<real *>&chosen)[i] = logits[i * n_classes + labels[i]]
+        for k in range(PARTS):
+            weights[k] = broadcast_double(1)
+            own[k] = widen(m, k) - widen(chosen, k)
+    else:
         load_columns(T, n_classes, rows, left, t)
+        for k in range(PARTS):
+            weights[k] = own[k] = broadcast_double(0)
         for j in range(n_classes):
             for k in range(PARTS):
                 weight = widen(t[j], k)
                 weights[k] = weights[k] + weight
-                losses[k] = losses[k] + where(weight, weight * (widen(m, k) - widen(x[j], k)))
+                own[k] = own[k] + where(weight, weight * (widen(m, k) - widen(x[j], k)))
     exp_columns(x, m, n_classes, totals)
     for k in range(PARTS):
-        losses[k] = losses[k] + weights[k] * double_log(totals[k])
+        own[k] = own[k] + weights[k] * double_log(totals[k])
         narrow(weights[k] / (totals[k] * n), &factor, k)
-    for i in range(rows):
-        loss += (<const double *>losses)[i]
-        if labels != NULL:
-            loss += <double>(<const real *>&m)[i] - logits[i * n_classes + labels[i]]
+    for i in range(rows, LANES):        # no rows of their own
+        (<double *>own)[i] = 0
+    for k in range(PARTS):
+        losses[k] = losses[k] + own[k]
     if dlogits != NULL:
         for j in range(n_classes):
-            x[j] = x[j] * factor if T == NULL else x[j] * factor - t[j] * one_nth
+            x[j] = x[j] * factor if labels != NULL else x[j] * factor - t[j] * one_nth
         store_columns(x, dlogits, n_classes, rows, left)
         for i in range(rows if labels != NULL else 0):
             dlogits[i * n_classes + labels[i]] -= <real>(1.0 / n)
-    return loss
 
 
 cdef inline double softmax_cross_entropy_row(
@@ -94,15 +99,20 @@ cdef double softmax_cross_entropy(
     lse(x) = m + log(sum_k exp(x_k - m)) with m the maximum; m - x_j is taken first, so that
     scores of any finite size give their exact loss.
     """
+    cdef dvec losses[PARTS]
     cdef double loss = 0
     cdef Py_ssize_t i, at
+    cdef int k
     if goes_by_columns(n, n_classes):
+        for k in range(PARTS):
+            losses[k] = broadcast_double(0)
         for i from 0 <= i < n by LANES:
             at = i * n_classes
-            loss += softmax_cross_entropy_columns(
+            softmax_cross_entropy_columns(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
                 dlogits + at if dlogits != NULL else NULL,
-                n_classes, n - i, n * n_classes - at, n)
+                n_classes, n - i, n * n_classes - at, n, losses)
+        loss = sum_of(losses)
     else:
         for i in range(n):
             at = i * n_classes

@@ -498,24 +498,38 @@ cdef void plain(
             C[i * n + j] = 0 if relu and total <= 0 else total
 
 
+cdef inline void outer_vector(
+        const vec *a, const real *B, Py_ssize_t b_row, const real *mask, real *C,
+        Py_ssize_t left, int k) noexcept nogil:
+    """A vector of `outer`, of which `left` entries or all are wanted."""
+    cdef vec c = a[0] * load(B, left)
+    cdef int p
+    for p in range(1, k):
+        c = c + a[p] * load(B + p * b_row, left)
+    if mask != NULL:
+        c = vec_relu_backward(load(mask, left), c)
+    store(C, c, left)
+
+
 cdef inline void outer_tile(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col, const real *B, Py_ssize_t b_row,
         const real *mask, real *C, Py_ssize_t m, Py_ssize_t n, int k) noexcept nogil:
     """`outer` for a constant k."""
     cdef vec a[MOST_OUTER]
-    cdef vec c
+    cdef const real *x = mask
     cdef Py_ssize_t i, j
     cdef int p
     for i in range(m):
         for p in range(k):
             a[p] = broadcast(A[i * a_row + p * a_col])
-        for j from 0 <= j < n by LANES:
-            c = a[0] * load(B + j, n - j)
-            for p in range(1, k):
-                c = c + a[p] * load(B + p * b_row + j, n - j)
-            if mask != NULL:
-                c = vec_relu_backward(load(mask + i * n + j, n - j), c)
-            store(C + i * n + j, c, n - j)
+        if mask != NULL:
+            x = mask + i * n
+        j = 0
+        while j + LANES <= n:
+            outer_vector(a, B + j, b_row, x + j if mask != NULL else NULL, C + i * n + j, LANES, k)
+            j += LANES
+        if j < n:
+            outer_vector(a, B + j, b_row, x + j if mask != NULL else NULL, C + i * n + j, n - j, k)
 
 
 cdef void outer(

@@ -33,10 +33,14 @@ cdef bint sgd_update(
     Without V (NULL) there is no momentum:  W -= lr dW. Returns whether all of W is finite.
     """
     cdef vec rate = broadcast(<real>lr), mu = broadcast(<real>momentum), zeros = broadcast(0)
-    cdef Py_ssize_t i
-    for i from 0 <= i < size by LANES:
-        zeros = zeros + sgd_vector(load(dW + i, size - i), W + i, V + i if V != NULL else NULL,
-                                   size - i, rate, mu, nesterov)
+    cdef Py_ssize_t i = 0
+    while i + LANES <= size:
+        zeros = zeros + sgd_vector((<const vec_in_array *>(dW + i))[0], W + i,
+                                   V + i if V != NULL else NULL, LANES, rate, mu, nesterov)
+        i += LANES
+    if i < size:
+        zeros = zeros + sgd_vector(load_first(dW + i, size - i), W + i,
+                                   V + i if V != NULL else NULL, size - i, rate, mu, nesterov)
     return all_zero(zeros)
 
 
