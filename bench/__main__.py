@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from bench import kernels, peers, sweep
+from bench import contenders, kernels, networks, peers, sweep
 from bench.measure import SAMPLE_SECONDS, environment
-from bench.report import Column, Report, digits, shape, times
+from bench.report import Column, Report, digits, microseconds, shape, times
 
 
 def ratio(name: str) -> Column:
@@ -178,6 +178,94 @@ def run_sweep(options: argparse.Namespace) -> None:
     report.close(points, options.markdown, options.json)
 
 
+def network_columns(result: networks.Result) -> list[Column]:
+    """Return the columns of a network's table, whose rows are names of contenders."""
+    one, many, inference = result.comparisons
+
+    def ratio_to(comparison: networks.Comparison) -> Column:
+        heading = f"/{comparison.fastnet}"
+        return heading, len(heading), lambda name: (
+            digits(comparison.ratios[name]) if name in comparison.ratios else "-")
+
+    return [
+        ("contender", 18, str),
+        ("steps per call", 14, lambda name: (
+            "1" if name in one.times else str(result.steps_per_call) if name in many.times
+            else "-")),
+        ("training step us", 26, lambda name: microseconds(many.times.get(name))),
+        ratio_to(one), ratio_to(many),
+        ("inference us", 26, lambda name: microseconds(inference.times.get(name))),
+        ratio_to(inference),
+    ]
+
+
+def yes_or_no(met: bool | None) -> str:
+    return "-" if met is None else "yes" if met else "no"
+
+
+VERDICT_COLUMNS: list[Column] = [
+    ("network", 23, lambda found: found.network),
+    ("comparison", 19, lambda found: found.form),
+    ("fastest other", 18, lambda found: found.fastest or "-"),
+    ("its us", 26, lambda found: microseconds(found.times.get(found.fastest))),
+    ("fastnet as", 14, lambda found: found.fastnet),
+    ("its us", 26, lambda found: microseconds(found.times[found.fastnet])),
+    ("ratio", 6, lambda found: digits(found.ratio) if found.ratio else "-"),
+    ("target", 6, lambda found: f"{found.target:g}" if found.target else "-"),
+    ("met", 3, lambda found: yes_or_no(found.met)),
+]
+
+
+def run_networks(options: argparse.Namespace) -> None:
+    """Measure whole networks against other libraries, and judge them by the targets."""
+    if options.plot:
+        import_module("matplotlib")
+    chosen = networks.choose(options.nets, options.quick)
+    names = options.peers or list(contenders.PEERS)
+    rivals = {name: contenders.PEERS[name] for name in names}
+    skipped = {}
+    if options.quick and rivals.pop("torch.compile", None):
+        skipped["torch.compile"] = "compiles for too long for a quick run"
+    loaded, missing = contenders.load({"fastnet": contenders.Fastnet, **rivals}, options.dtype)
+    skipped |= missing
+    rounds, seconds = (5, 0.5) if options.quick else (7, 6)
+    rounds = options.rounds or rounds
+    described = environment(options.dtype)
+    report = Report({
+        **described,
+        **{f"{name} as": contender.described() for name, contender in loaded.items()},
+        **{name: f"left out: {reason}" for name, reason in skipped.items()},
+        "samples": in_turns(rounds, seconds, networks.SAMPLE_SECONDS) + "; half the time for "
+                   "inference",
+        "verified": f"against float64: {networks.VERIFIED_STEPS} steps, and scores of 2 batches",
+        "figures": RATIOS,
+    })
+    results = []
+    for result in networks.run(chosen, loaded, options.dtype, rounds, seconds):
+        results.append(result)
+        report.show(f"## {result.network}")
+        report.show("")
+        _, training, inference = result.comparisons
+        list(report.table(network_columns(result), training.times | inference.times))
+        for name, reason in result.skipped.items():
+            report.show(f"- {name} left out: {reason}")
+        if result.skipped:
+            report.show("")
+    verdicts = [found for result in results for found in result.comparisons]
+    report.show("## The fastest other library")
+    report.show("")
+    list(report.table(VERDICT_COLUMNS, verdicts))
+    judged = [found for found in verdicts if found.met is not None]
+    if judged:
+        met = sum(found.met is True for found in judged)
+        report.show(f"{met} of {len(judged)} targets are met")
+        report.show("")
+    if options.plot:
+        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
+        networks.draw(results, title).savefig(options.plot, dpi=110)
+    report.close(results, options.markdown, options.json)
+
+
 def new_file(text: str) -> Path:
     """Return a path that can be written to later: not after the run is the time to learn it."""
     path = Path(text)
@@ -220,6 +308,22 @@ def main() -> int:
                          help="draw speed over work as PNG; needs matplotlib")
     add_common(command)
     command.set_defaults(run=run_sweep)
+
+    command = commands.add_parser(
+        "networks", help="whole networks against other libraries",
+        description="Training and inference of whole networks against NumPy, PyTorch, JAX, "
+                    "scikit-learn and onnxruntime, one thread each, judged by targets. What is "
+                    "not installed is left out; the [bench] extra installs all but PyTorch.")
+    command.add_argument("--quick", action="store_true",
+                         help="few rounds, without the largest networks and torch.compile")
+    command.add_argument("--nets", metavar="NET", nargs="+", help="only these, for example 2-3-2@1")
+    command.add_argument("--peers", metavar="NAME", nargs="+", choices=list(contenders.PEERS),
+                         help=f"only against these of {', '.join(contenders.PEERS)}")
+    command.add_argument("--rounds", type=int, help="at least so many")
+    command.add_argument("--plot", metavar="FILE", type=new_file,
+                         help="draw all ratios as PNG; needs matplotlib")
+    add_common(command)
+    command.set_defaults(run=run_networks)
     options = parser.parse_args()
     try:
         options.run(options)

@@ -1,0 +1,345 @@
+"""Whole networks against other libraries: who trains and runs them fastest, on one thread.
+
+Every contender is verified against float64 first: the losses of some steps and the weights after
+these, and the scores of two inputs. Then all of them take turns. There are three comparisons:
+
+* one step per call: of those that get a batch per call;
+* many steps per call: of fastnet, which gets an epoch per call, with all others, be it that they
+  get so many steps per call too, or are called in a loop;
+* inference: raw scores of a batch, a NumPy array in and another out.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.contenders import Contender, Skipped, Task, Trainer, textbook_forward, textbook_step
+from bench.kernels import GRID, WrongResult
+from bench.measure import Loop, Run, Summary, median_ratio, summarise, time_in_turns
+
+Samples = dict[str, list[float]]
+
+SAMPLE_SECONDS = 3e-3
+VERIFIED_STEPS = 5
+CALL_SECONDS, MOST_STEPS = 0.02, 1000       # work per call of contenders with many steps
+QUICK_FLOP = 1e9                            # per step
+
+
+class Network(NamedTuple):
+    """Widths of a dense network from input to output, and its batch."""
+
+    widths: tuple[int, ...]
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{'-'.join(map(str, self.widths))}@{self.batch}"
+
+    @property
+    def flop(self) -> int:
+        """Of a step: three products per layer, save that inputs need no gradient."""
+        sizes = [a * b for a, b in zip(self.widths, self.widths[1:], strict=False)]
+        return 2 * self.batch * (3 * sum(sizes) - sizes[0])
+
+    @property
+    def steps_per_call(self) -> int:
+        """So many that a call takes some 20 ms and its own cost does not count."""
+        seconds = 0.5e-6 + self.flop / 50e9
+        return int(np.clip(CALL_SECONDS / seconds, 2, MOST_STEPS))
+
+
+def read_networks(path: Path = GRID) -> list[Network]:
+    with open(path, "rb") as file:
+        return [Network(tuple(net["widths"]), net["batch"]) for net in tomllib.load(file)["net"]]
+
+
+def choose(names: Sequence[str] | None, quick: bool) -> list[Network]:
+    """Return the networks of these names, or all, or those for a quick run; else ValueError."""
+    known = {str(network): network for network in read_networks()}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"no network is called {name!r}; there are {', '.join(known)}")
+    return ([known[name] for name in names] if names else
+            [network for network in known.values() if not quick or network.flop < QUICK_FLOP])
+
+
+def make_task(network: Network, dtype: str) -> Task:
+    """Return weights and data, the same ones in every run; ReLU keeps the size of activations."""
+    rng = np.random.default_rng(20260103)
+    weights = []
+    for n_in, n_out in zip(network.widths, network.widths[1:], strict=False):
+        weights += [rng.standard_normal((n_in, n_out)) * np.sqrt(2 / n_in),
+                    rng.standard_normal(n_out) * 0.1]
+    steps = max(network.steps_per_call, VERIFIED_STEPS)
+    return Task(
+        network.widths, network.batch, [array.astype(dtype) for array in weights],
+        rng.standard_normal((steps, network.batch, network.widths[0]), np.dtype(dtype)),
+        rng.integers(0, network.widths[-1], (steps, network.batch)))
+
+
+# ---- Verifying ---------------------------------------------------------------------------------
+
+# Allowed errors of losses and scores, in eps: sums of up to 2048 products are rounded on the way.
+# The largest seen were 4 and 42.
+ROUNDINGS = 1000
+# Allowed errors of weights: 1 eps of them, and a share of how they have changed. Each step rounds
+# the weights, which alone was 0.8 % of the change in float32. Where a sum is just 0, the ReLU of
+# one contender lets a sample's gradient pass and that of another does not; this made 0.3 %. A wrong
+# constant, or a term, row or column that is missing, makes more.
+CHANGE = {"float32": 1e-2, "float64": 1e-8}
+
+
+class Exact(NamedTuple):
+    """Losses of some steps, and the weights after these, in float64."""
+
+    losses: np.ndarray
+    weights: list[np.ndarray]
+
+
+def exact_training(task: Task) -> Exact:
+    """Train for VERIFIED_STEPS steps as a textbook says."""
+    weights = [array.astype(np.float64) for array in task.weights]
+    velocities = [np.zeros_like(array) for array in weights]
+    losses = [textbook_step(weights, velocities, x.astype(np.float64), y)
+              for x, y in zip(task.x[:VERIFIED_STEPS], task.y, strict=False)]
+    return Exact(np.array(losses), weights)
+
+
+def rms(array: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
+
+
+def check(error: float, tolerance: float, what: str) -> None:
+    """Raise WrongResult unless the error is within the tolerance; NaN is not."""
+    if not error <= tolerance:
+        raise WrongResult(f"{what} off by {error / tolerance:.3g} times the tolerance")
+
+
+def verify_training(who: str, trainer: Trainer, task: Task, exact: Exact) -> None:
+    """Train for VERIFIED_STEPS steps; WrongResult unless losses and weights are the exact ones."""
+    x, y = task.x[:VERIFIED_STEPS], task.y[:VERIFIED_STEPS]
+    if trainer.many:
+        losses = np.asarray(trainer.step(*trainer.prepare(x, y)), np.float64)
+    else:
+        losses = np.array([float(trainer.step(*trainer.prepare(*batch)))
+                           for batch in zip(x, y, strict=True)])
+    expected = exact.losses if losses.ndim else exact.losses.mean()
+    found = trainer.weights()
+    if [losses.shape, *map(np.shape, found)] != [expected.shape, *map(np.shape, exact.weights)]:
+        raise WrongResult(f"{who} is wrong: losses and weights have the shapes "
+                          f"{[losses.shape, *map(np.shape, found)]}")
+    eps = float(np.finfo(task.dtype).eps)
+    check(float(np.max(np.abs(losses - expected) / (1 + np.abs(expected)))), ROUNDINGS * eps,
+          f"{who} is wrong: losses")
+    for index, (own, value, start) in enumerate(
+            zip(found, exact.weights, task.weights, strict=True)):
+        check(rms(own - value), CHANGE[task.dtype.name] * rms(value - start) + eps * rms(value),
+              f"{who} is wrong: {'Wb'[index % 2]} of layer {index // 2 + 1}")
+
+
+def verify_inference(who: str, run: Run, task: Task, x: np.ndarray) -> None:
+    """Raise WrongResult unless the scores of each of two batches, put into `x`, are right."""
+    weights = [array.astype(np.float64) for array in task.weights]
+    for batch in (task.x[1], task.x[0]):
+        x[...] = batch
+        exact = textbook_forward(weights, x.astype(np.float64))[-1]
+        found = run()
+        if type(found) is not np.ndarray or (found.shape, found.dtype) != (exact.shape, x.dtype):
+            raise WrongResult(f"{who} is wrong: scores are no array ({type(found).__name__}), or "
+                              "one of another shape or dtype")
+        check(float(np.max(np.abs(found - exact))) / rms(exact),
+              ROUNDINGS * float(np.finfo(x.dtype).eps), f"{who} is wrong: scores")
+
+
+# ---- Timing and judging ------------------------------------------------------------------------
+
+ONE, MANY, INFERENCE = "one step per call", "many steps per call", "inference"
+
+# Which of fastnet's ways stands for it in a comparison.
+WAYS = {ONE: "fastnet step", MANY: "fastnet fit", INFERENCE: "fastnet frozen"}
+
+# What is aimed at in float32: time of the fastest other library over fastnet's, in training and in
+# inference.
+TARGETS = {
+    "2-3-2@1": (4, 25),
+    "10-50-3@1": (5, 20),
+    "24-8-2@200": (3, 4),
+    "17-256-256-6@1": (2.2, 3.5),
+    "17-256-256-6@256": (1.35, 1.15),
+    "64-64-64-10@64": (2, 2.05),
+    "784-128-10@128": (1.3, 1.08),
+    "30-1024-512-2@32": (1.35, 1.1),
+    "784-1000-10@128": (1.15, 1.1),
+    "784-1000-10@10000": (1.15, 1.1),
+    "512-512-512-512-10@1024": (1.12, 1.1),
+    "100-512-256-2@1024": (1.2, 1.15),
+    "2048-2048-2048-10@256": (1.05, 1.08),
+}
+
+
+@dataclass
+class Comparison:
+    """Seconds per step of all that take part, and how many times fastnet's these are.
+
+    `fastnet` names the way that stands for it, `fastest` the fastest other library, if there is
+    one, `ratio` its ratio, and `met` tells whether that reaches the target, if there are both.
+    """
+
+    network: str
+    form: str
+    dtype: str
+    times: dict[str, Summary]
+    fastnet: str
+    ratios: dict[str, float]
+    fastest: str | None
+    ratio: float | None
+    target: float | None
+    met: bool | None
+
+
+def compare(network: str, form: str, dtype: str, samples: Samples) -> Comparison:
+    """Return the comparison of samples in seconds per step."""
+    fastnet = WAYS[form]
+    times = {name: summarise(values) for name, values in samples.items()}
+    ratios = {name: median_ratio(values, samples[fastnet])
+              for name, values in samples.items() if not name.startswith("fastnet")}
+    fastest = min(ratios, key=lambda name: times[name].median, default=None)
+    ratio = ratios[fastest] if fastest else None
+    targets = TARGETS.get(network) if dtype == "float32" else None
+    target = targets[form == INFERENCE] if targets else None
+    met = None if ratio is None or target is None else ratio >= target
+    return Comparison(network, form, dtype, times, fastnet, ratios, fastest, ratio, target, met)
+
+
+@dataclass
+class Result:
+    """All that was found for a network, and the reason for each library that was left out."""
+
+    network: str
+    steps_per_call: int
+    comparisons: list[Comparison]
+    skipped: dict[str, str]
+
+
+def repeated(trainer: Trainer, task: Task, steps: int) -> Loop:
+    """Return the contender as timed: on and on with the first `steps` batches."""
+    step, x, y = trainer.step, task.x[:steps], task.y[:steps]
+    batches = cycle([trainer.prepare(x, y)] if trainer.many else
+                    [trainer.prepare(*batch) for batch in zip(x, y, strict=True)])
+
+    def repeat(calls: int) -> None:
+        for x, y in islice(batches, calls):
+            step(x, y)
+
+    return Loop(repeat)
+
+
+def time_training(
+    trainers: Mapping[str, Trainer], task: Task, network: Network, rounds: int, seconds: float
+) -> Samples:
+    """Return seconds per step of verified contenders; WrongResult if weights end as no numbers."""
+    steps = network.steps_per_call
+    loops = {name: repeated(trainer, task, steps) for name, trainer in trainers.items()}
+    samples = time_in_turns(loops, rounds, seconds, {}, SAMPLE_SECONDS)
+    for name, trainer in trainers.items():
+        if not all(np.isfinite(array).all() for array in trainer.weights()):
+            raise WrongResult(f"{network}: {name} is wrong: weights are not finite in the end")
+    return {name: [second / (steps if trainers[name].many else 1) for second in values]
+            for name, values in samples.items()}
+
+
+def asked(
+    contenders: Mapping[str, Contender], ask: Callable[[Contender], dict[str, Any]],
+    skipped: dict[str, str],
+) -> dict[str, Any]:
+    """Return all ways of all contenders by name; note why one does not take part."""
+    found: dict[str, Any] = {}
+    for name, contender in contenders.items():
+        try:
+            found |= ask(contender)
+        except Skipped as error:
+            skipped[name] = str(error)
+    return found
+
+
+def compare_training(
+    contenders: Mapping[str, Contender], task: Task, network: Network, rounds: int,
+    seconds: float, skipped: dict[str, str],
+) -> list[Comparison]:
+    """Return two comparisons: of one step per call and of many."""
+    name, dtype = str(network), task.dtype.name
+    trainers = asked(contenders, lambda contender: contender.training(task), skipped)
+    exact = exact_training(task)
+    for who, trainer in trainers.items():
+        verify_training(f"{name}: {who}", trainer, task, exact)
+    samples = time_training(trainers, task, network, rounds, seconds)
+    single = {who: samples[who] for who, trainer in trainers.items() if not trainer.many}
+    return [compare(name, ONE, dtype, single), compare(name, MANY, dtype, samples)]
+
+
+def compare_inference(
+    contenders: Mapping[str, Contender], task: Task, network: Network, rounds: int,
+    seconds: float, skipped: dict[str, str],
+) -> Comparison:
+    name, x = str(network), task.x[0].copy()
+    runs = asked(contenders, lambda contender: contender.inference(task, x), skipped)
+    for who, run in runs.items():
+        verify_inference(f"{name}: {who}", run, task, x)
+    samples = time_in_turns(runs, rounds, seconds, {}, SAMPLE_SECONDS)
+    return compare(name, INFERENCE, task.dtype.name, samples)
+
+
+def run(
+    networks: Iterable[Network], contenders: Mapping[str, Contender], dtype: str,
+    rounds: int, seconds: float,
+) -> Iterator[Result]:
+    """Yield the figures of each network; WrongResult if a contender is wrong.
+
+    Training is measured for so many rounds and so many seconds, whatever takes longer; inference
+    for half the seconds.
+    """
+    for network in networks:
+        task, skipped = make_task(network, dtype), dict[str, str]()
+        both = compare_training(contenders, task, network, rounds, seconds, skipped)
+        last = compare_inference(contenders, task, network, rounds, seconds / 2, skipped)
+        yield Result(str(network), network.steps_per_call, [*both, last], skipped)
+
+
+# ---- Showing -----------------------------------------------------------------------------------
+
+def draw(results: Sequence[Result], title: str) -> Any:
+    """Return a figure: how many times fastnet's time each takes; needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.5 + 0.9 * len(results), 12), layout="constrained")
+    figure.suptitle(title)
+    names = list(dict.fromkeys(name for result in results for comparison in result.comparisons
+                               for name in comparison.ratios))
+    looks = dict(zip(names, cycle((f"C{i}", marker) for marker in "osv" for i in range(10)),
+                     strict=False))
+    panels = figure.subplots(3, 1, sharex=True)
+    for index, (axes, form) in enumerate(zip(panels, (ONE, MANY, INFERENCE), strict=True)):
+        comparisons = [result.comparisons[index] for result in results]
+        for name, (colour, marker) in looks.items():
+            points = [(i, comparison.ratios[name]) for i, comparison in enumerate(comparisons)
+                      if name in comparison.ratios]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker, color=colour, label=name, alpha=0.8)
+        targets = [(i, comparison.target) for i, comparison in enumerate(comparisons)
+                   if comparison.target is not None]
+        if targets:
+            axes.plot(*zip(*targets, strict=True), "_", color="black", markersize=22,
+                      label="target for the lowest")
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_yscale("log")
+        axes.set(title=form if form == INFERENCE else f"training, {form}",
+                 ylabel="time / fastnet's time")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    panels[-1].set_xticks(range(len(results)), [result.network for result in results],
+                          rotation=40, ha="right")
+    return figure
