@@ -13,6 +13,8 @@ A place is a number of columns: for n rows it begins n times as many entries beh
 start. The only branch is a residual: REMEMBER marks its beginning, ADD adds the value from there,
 and on the way back the gradient is put aside at ADD and added at REMEMBER.
 """
+import math
+
 import numpy as np
 
 cimport numpy as cnp
@@ -122,6 +124,13 @@ cdef class Arena:
         self.start = cnp.PyArray_BYTES(self.memory)
 
 
+cdef class Use:
+    """Who is at work on some parameters; shared by a network and those inside it."""
+
+    cdef bint writing
+    cdef Py_ssize_t reading
+
+
 cdef class Engine:
     """A network's operations over its parameters.
 
@@ -136,6 +145,8 @@ cdef class Engine:
         Inputs of more than 2 dimensions are taken as rows.
     packs : bool
         Keep a packed copy of the weights for prediction, made now.
+    use : Use
+        Of the network around this one.
 
     `inputs` and `predict` check their arguments. Those of the other methods were checked by the
     caller: inputs as by `inputs`, labels vectors of int64, target rows matrices.
@@ -164,8 +175,7 @@ cdef class Engine:
     cdef Py_ssize_t *labels_start
     cdef Py_ssize_t rows            # that it has room for
     cdef Py_ssize_t size            # of the parameters
-    cdef bint writing
-    cdef Py_ssize_t reading
+    cdef readonly Use use
 
     def __cinit__(self):
         self.operations = NULL
@@ -174,8 +184,9 @@ cdef class Engine:
         free(self.operations)
 
     def __init__(self, list operations, cnp.ndarray parameters, cnp.ndarray gradients,
-                 bint flattens=False, bint packs=False):
+                 bint flattens=False, bint packs=False, Use use=None):
         self.flattens = flattens
+        self.use = Use() if use is None else use
         self.dtype = parameters.dtype
         self.type_number = cnp.PyArray_TYPE(parameters)
         self.kernels = kernels_of(self.type_number)
@@ -571,10 +582,10 @@ cdef class Engine:
         cdef double total = 0, value = 0, work = 0, per_step
         cdef Outcome outcome = FINE
         cdef Caller caller
-        if self.writing or self.reading:
+        if self.use.writing or self.use.reading:
             raise RuntimeError("this network is in use by another thread")
         check_rate(lr, self.type_number)
-        self.writing = True
+        self.use.writing = True
         try:
             if order is not None:
                 sequence = <const Py_ssize_t *>cnp.PyArray_DATA(order)
@@ -618,7 +629,7 @@ cdef class Engine:
                     caller = enter(per_step * (n // batch_size))
             leave(caller)
         finally:
-            self.writing = False
+            self.use.writing = False
         if outcome == FINE:
             value = total / n
         return OUTCOMES[outcome], step, value, correct
@@ -662,7 +673,7 @@ cdef class Engine:
             return x
         x = as_floats(x, "X", self.dtype)
         if self.flattens and x.ndim > 2:
-            x = x.reshape(len(x), -1)
+            x = x.reshape(len(x), math.prod(x.shape[1:]))
         if x.ndim != 2:
             raise ValueError(f"X must have 2 dimensions, got {x.ndim}")
         if x.shape[1] != self.n_in:
@@ -701,7 +712,7 @@ cdef class Engine:
         cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), block = self.block(n)
         cdef Arena arena = self.predicting
         cdef Caller caller
-        if self.writing:
+        if self.use.writing:
             raise RuntimeError("this network is being trained by another thread")
         if arena is None or arena.rows < block or arena.lent:
             # The network's own is too small, or in use by another thread.
@@ -709,13 +720,13 @@ cdef class Engine:
             if self.predicting is None or not self.predicting.lent:
                 self.predicting = arena
         arena.lent = True
-        self.reading += 1
+        self.use.reading += 1
         caller = enter(self.work * n)
         self.predict_blocks(arena.start, arena.rows, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(y),
                             n, block)
         leave(caller)
         arena.lent = False
-        self.reading -= 1
+        self.use.reading -= 1
         return 0
 
     cdef void predict_blocks(
@@ -769,7 +780,7 @@ cdef class Engine:
 cdef class Forward:
     """A network for prediction alone, with packed weights of its own; arguments as of `Engine`."""
 
-    cdef readonly Engine engine
+    cdef Engine engine
     cdef tuple arguments
 
     def __init__(self, list operations, cnp.ndarray parameters, bint flattens):
@@ -777,6 +788,21 @@ cdef class Forward:
         parameters.flags.writeable = False
         self.arguments = operations, parameters, flattens
         self.engine = Engine(operations, parameters, parameters, flattens, True)
+
+    @property
+    def in_features(self):
+        """Width of the input."""
+        return self.engine.n_in
+
+    @property
+    def out_features(self):
+        """Width of the output."""
+        return self.engine.n_out
+
+    @property
+    def dtype(self):
+        """Type of inputs and outputs."""
+        return self.engine.dtype
 
     def __reduce__(self):
         return type(self), self.arguments

@@ -5,6 +5,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
+from copy import copy
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +31,12 @@ LOSSES = {
 
 # Which network a layer belongs to, for as long as both live.
 _networks: "weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]]" = weakref.WeakKeyDictionary()
+
+
+def _network_of(layer: Any) -> "Sequential | None":
+    """Return the network that a layer belongs to."""
+    owner = _networks.get(layer)
+    return owner() if owner is not None else None
 
 
 class Scores(NamedTuple):
@@ -222,6 +229,8 @@ class Sequential(Layer):
         self._loss: Loss | None = None
         self._measures_accuracy = False
         self._keeps_gradients = False
+        self._native = True             # optimizer and loss are built in
+        self._stepping = False          # layer by layer, between forward and the update
         self._velocities: tuple[SGD, np.ndarray] | None = None
         self._rng: np.random.Generator | None = None
         self._operations: _Operations | None = None
@@ -236,7 +245,7 @@ class Sequential(Layer):
     def _check_free(self, every: list[Any]) -> None:
         """ValueError for a layer of another network, unless this network takes that one in."""
         for layer in every:
-            owner = _networks.get(layer, lambda: None)()
+            owner = _network_of(layer)
             if owner is not None and not any(owner is other for other in every):
                 raise ValueError(f"{layer!r} belongs to another network already")
 
@@ -282,15 +291,18 @@ class Sequential(Layer):
             layer._move(list(zip(values, grads, strict=True)))
         self._bind(parameters, gradients)
         for network, part in operations.inner:
-            network._bind(parameters[part], gradients[part])
+            network._bind(parameters[part], gradients[part], self._engine)
 
-    def _bind(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
+    def _bind(
+        self, parameters: np.ndarray, gradients: np.ndarray, outer: _engine.Engine | None = None
+    ) -> None:
         """Work on these buffers, which hold the layers' parameters one after the other."""
         first = next(layer for layer in _flat(self._layers) if type(layer) is Dense)
         self._operations = _Operations(self._layers, self._dtype, first.in_features)
         self._parameters = parameters
         self._engine = _engine.Engine(
-            self._operations.list, parameters, gradients, self._flattens())
+            self._operations.list, parameters, gradients, self._flattens(),
+            use=outer.use if outer is not None else None)
 
     def _flattens(self) -> bool:
         return type(next(iter(_flat(self._layers)))) is Flatten
@@ -320,6 +332,7 @@ class Sequential(Layer):
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output; every layer remembers what backward needs."""
         *first, last = self._layers
+        _check_apart(out, x, "the input")
         y = x
         for layer in first:
             y = layer.forward(y)
@@ -329,6 +342,7 @@ class Sequential(Layer):
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the layers get their parameters' gradients."""
         first, *others = self._layers
+        _check_apart(out, dy, "dY")
         dx = dy
         for layer in reversed(others):
             dx = layer.backward(dx)
@@ -365,7 +379,7 @@ class Sequential(Layer):
             Something else; `SoftmaxCrossEntropy` behind a `Softmax`, which would be taken twice;
             accuracy of a loss without classes.
         """
-        if self in _networks:
+        if _network_of(self) is not None:
             raise RuntimeError("this network is part of another one, which trains it")
         if isinstance(optimizer, str):
             if optimizer.lower() != "sgd":
@@ -392,6 +406,7 @@ class Sequential(Layer):
         if metrics and isinstance(loss, MeanSquaredError):
             raise ValueError("accuracy needs classes, which MeanSquaredError does not have")
         self._optimizer, self._loss = optimizer, loss
+        self._native = type(optimizer) is SGD and type(loss) in LOSSES.values()
         self._measures_accuracy = bool(metrics)
         self._keeps_gradients = bool(keep_gradients)
 
@@ -412,27 +427,28 @@ class Sequential(Layer):
             return self._engine.inputs(x)
         return _ops.as_floats(x, "X", self._dtype)
 
-    def _target(self, target: Any, n: int, loss: Loss) -> np.ndarray:
+    def _width(self, x: np.ndarray) -> int:
+        """Return the number of outputs, which layers of somebody's own have to be asked for."""
+        if self._engine is not None:
+            return self._engine.n_out
+        return int(self.forward(x[:1]).shape[1])
+
+    def _target(self, target: Any, n: int, n_out: int, loss: Loss) -> np.ndarray:
         """Return the target of n samples as the losses take it, checked."""
-        n_out = self._engine.n_out if self._engine is not None else None
-        if isinstance(loss, MeanSquaredError):
-            rows = _ops.as_floats(target, "target", self._dtype)
-            if n_out == 1 and rows.ndim == 1:
-                rows = rows.reshape(-1, 1)
-            if n_out is not None and rows.shape != (n, n_out):
-                raise ValueError(f"target must have shape {(n, n_out)}, got {rows.shape}")
-            if n == 0:
-                raise ValueError("a mean over 0 rows is not defined")
+        if isinstance(loss, (SoftmaxCrossEntropy, CrossEntropy)):
+            found: np.ndarray = _ops.as_target(target, np.empty((0, n_out), self._dtype))
+            _ops.check_target(found, n, n_out, self._dtype)
+            return found
+        rows: np.ndarray = _ops.as_floats(target, "target", self._dtype)
+        if not isinstance(loss, MeanSquaredError):      # somebody's own, which knows what it takes
             return rows
-        if n_out is None:
-            rows = np.asarray(target)
-            if len(rows) != n:
-                raise ValueError(f"target must have {n} rows, got {len(rows)}")
-            return rows
-        like = np.empty((0, n_out), self._dtype)
-        found: np.ndarray = _ops.as_target(target, like)
-        _ops.check_target(found, n, n_out, self._dtype)
-        return found
+        if n_out == 1 and rows.ndim == 1:
+            rows = rows.reshape(-1, 1)
+        if rows.shape != (n, n_out):
+            raise ValueError(f"target must have shape {(n, n_out)}, got {rows.shape}")
+        if n == 0:
+            raise ValueError("a mean over 0 rows is not defined")
+        return rows
 
     def train_step(self, x: Any, y: Any) -> float:
         """Take one step on a batch and return its mean loss, as it was before the update.
@@ -455,10 +471,10 @@ class Sequential(Layer):
             it, which is seen at once, and the step is applied unless gradients are kept.
         """
         optimizer, loss = self._compiled()
-        if self._engine is None:
+        if self._engine is None or not self._native:
             return self._step_by_layers(x, y, "")[0]
         x = self._engine.inputs(x)
-        target = self._target(y, len(x), loss)
+        target = self._target(y, len(x), self._engine.n_out, loss)
         outcome, _, value, _ = self._engine.train(
             x, target, type(loss).__name__, len(x), None, False, self._keeps_gradients,
             self._velocity(optimizer), optimizer.lr, optimizer.momentum, optimizer.nesterov)
@@ -517,7 +533,8 @@ class Sequential(Layer):
         if verbose not in (0, 1):
             raise ValueError(f"verbose must be 0 or 1, got {verbose!r}")
         x = self._inputs(x)
-        y = self._target(y, len(x), loss)
+        y = self._target(y, len(x), self._width(x), loss)
+        batch_size = min(batch_size, len(x))
         if validation_split:
             if validation_data is not None:
                 raise ValueError("validation_data and validation_split exclude each other")
@@ -531,8 +548,9 @@ class Sequential(Layer):
             validation_data = x[kept:], y[kept:]
             x, y = x[:kept], y[:kept]
         if validation_data is not None:
-            x_val = self._inputs(validation_data[0])
-            validation_data = x_val, self._target(validation_data[1], len(x_val), loss)
+            x_val, y_val = validation_data
+            x_val = self._inputs(x_val)
+            validation_data = x_val, self._target(y_val, len(x_val), self._width(x_val), loss)
         orders = self._orders(rng) if shuffle else None
         history = History()
         show, done = _progress(epochs) if verbose else (None, None)
@@ -568,7 +586,7 @@ class Sequential(Layer):
     ) -> tuple[float, int]:
         """Return mean loss and number of right answers of one epoch."""
         optimizer, loss = self._compiled()
-        if self._engine is not None:
+        if self._engine is not None and self._native:
             outcome, step, value, correct = self._engine.train(
                 x, y, type(loss).__name__, batch_size, order, self._measures_accuracy,
                 self._keeps_gradients, self._velocity(optimizer),
@@ -589,12 +607,25 @@ class Sequential(Layer):
     def _step_by_layers(self, x: Any, y: Any, place: str) -> tuple[float, np.ndarray]:
         """Take a step by calling each layer; return the loss and the scores."""
         optimizer, loss = self._compiled()
-        scores = self.forward(x)
-        value = loss.forward(scores, y)         # type: ignore[attr-defined]
-        if not math.isfinite(value):
-            raise self._failure("loss", value, place)
-        self.backward(loss.backward())
-        optimizer.step(self._layers)
+        if self._stepping:
+            raise RuntimeError("this network is in use by another thread")
+        self._stepping = True
+        try:
+            scores = self.forward(x)
+            if y is not None and loss.__class__ in LOSSES.values():
+                y = self._target(y, len(scores), scores.shape[1], loss)
+            value: float = loss.forward(scores, y)      # type: ignore[attr-defined]
+            if not math.isfinite(value):
+                raise self._failure("loss", value, place)
+            self.backward(loss.backward())
+            if self._keeps_gradients and not all(
+                    np.isfinite(gradient).all() for _, _, gradient in self.parameters()):
+                raise self._failure("gradient", value, place)
+            optimizer.step(self._layers)
+            if not all(np.isfinite(values).all() for _, values, _ in self.parameters()):
+                raise self._failure("parameter", value, place)
+        finally:
+            self._stepping = False
         return value, scores
 
     def _failure(self, outcome: str, value: float, place: str) -> Exception:
@@ -651,18 +682,18 @@ class Sequential(Layer):
         """
         _, loss = self._compiled()
         x = self._inputs(x)
-        return self._measure(x, self._target(y, len(x), loss))
+        return self._measure(x, self._target(y, len(x), self._width(x), loss))
 
     def _measure(self, x: np.ndarray, y: np.ndarray) -> Scores:
         _, loss = self._compiled()
-        if self._engine is not None:
+        if self._engine is not None and type(loss) in LOSSES.values():
             outcome, value, correct = self._engine.evaluate(
                 x, y, type(loss).__name__, self._measures_accuracy)
             if outcome != "fine":
                 raise self._failure(outcome, value, "")
             return Scores(value, correct / len(x) if self._measures_accuracy else None)
-        scores = self.forward(x)
-        value = type(loss)().forward(scores, y)     # type: ignore[attr-defined]
+        scores = self.predict(x)
+        value = copy(loss).forward(scores, y)       # type: ignore[attr-defined]
         return Scores(value, accuracy(scores, y) if self._measures_accuracy else None)
 
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -686,6 +717,8 @@ class Sequential(Layer):
         """
         if self._engine is not None:
             return self._engine.predict(x, out)
+        if self._stepping:
+            raise RuntimeError("this network is being trained by another thread")
         return self.forward(x, out)
 
     def predict_proba(self, x: Any) -> np.ndarray:
@@ -771,6 +804,8 @@ class Sequential(Layer):
                               if type(layer) not in (*BUILT_IN, Sequential)})
             notes.append("runs layer by layer" + (
                 f", because of {', '.join(foreign)}" if foreign else ", as it has no Dense"))
+        elif not self._native:
+            notes.append("trains layer by layer, as optimizer or loss is not built in")
         return _Table(rows, notes)
 
     def __repr__(self) -> str:
@@ -780,7 +815,8 @@ class Sequential(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy layers and how to train them; buffers are made anew."""
-        names = ("_layers", "_optimizer", "_loss", "_measures_accuracy", "_keeps_gradients")
+        names = ("_layers", "_optimizer", "_loss", "_measures_accuracy", "_keeps_gradients",
+                 "_native")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -816,7 +852,14 @@ class Predictor(_engine.Forward):
         return reduced[0], (*reduced[1], self._gives_probabilities)
 
     def __repr__(self) -> str:
-        return f"Predictor({self.engine.n_in} to {self.engine.n_out}, {self.engine.dtype})"
+        return f"Predictor({self.in_features} to {self.out_features}, {self.dtype})"
+
+
+def _check_apart(out: Any, given: Any, name: str) -> None:
+    """ValueError where `out` overlaps what is still to be read when it is written."""
+    if isinstance(out, np.ndarray) and isinstance(given, np.ndarray):
+        if np.may_share_memory(out, given):
+            raise ValueError(f"out must not overlap {name}")
 
 
 def _count(value: Any, name: str) -> int:
