@@ -162,7 +162,7 @@ cdef class Engine:
     cdef readonly object dtype
     cdef int type_number
     cdef bint flattens
-    cdef Arena training, predicting
+    cdef Arena training, predicting, shuffled
     # Each array with where it begins, as functions without the GIL cannot ask it.
     cdef cnp.ndarray parameters, gradients, packed
     cdef cnp.ndarray scratch        # rows of dW on their way into an update
@@ -267,15 +267,22 @@ cdef class Engine:
             from_ = op.to
         self.operations[self.n_operations - 1].to = OUTPUT
         self.predict_columns = (2 + deepest) * self.widest
-        self.gradient_places = [columns, columns + self.widest]
-        columns += 2 * self.widest
+        # Each of the two places for gradients is as wide as the widest that comes there.
+        widths = [self.n_out, 0]
+        turn = 0
+        for i in range(self.n_operations - 1, -1, -1):
+            op = &self.operations[i]
+            if op.kind != ADD:
+                turn = 1 - turn
+                if op.kind != DENSE or op.x != INPUT:
+                    widths[turn] = max(widths[turn], op.n_in)
+        self.gradient_places = [columns, columns + widths[0]]
+        columns += widths[0] + widths[1]
         for i in range(self.n_operations):
             op = &self.operations[i]
             if op.kind in (ADD, REMEMBER):
                 op.aside = columns + op.aside * self.widest
         self.columns = columns + deepest * self.widest
-        # Behind these: the rows of a shuffled batch, and its target rows.
-        self.columns += self.n_in + self.n_out
         self.scratch = aligned_zeros(self.n_scratch, self.dtype)
         self.scratch_start = cnp.PyArray_BYTES(self.scratch)
         return 0
@@ -334,7 +341,7 @@ cdef class Engine:
 
     def poison(self, value):
         """Overwrite what is kept between calls and has no meaning then; for tests."""
-        for arena in (self.training, self.predicting):
+        for arena in (self.training, self.predicting, self.shuffled):
             if arena is not None:
                 arena.memory.fill(value)
         self.scratch.fill(value)
@@ -509,10 +516,9 @@ cdef class Engine:
         return True
 
     cdef const real *gather(
-            self, const char *rows, Py_ssize_t columns, Py_ssize_t place,
+            self, const char *rows, Py_ssize_t columns, char *to,
             const Py_ssize_t *order, Py_ssize_t n) noexcept nogil:
-        """Copy the rows of a batch to a place, in their order."""
-        cdef char *to = <char *>self.here(place, NULL)
+        """Copy the rows of a batch, in their order."""
         cdef Py_ssize_t i, size = columns * self.itemsize
         for i in range(n):
             memcpy(to + i * size, rows + order[i] * size, size)
@@ -567,7 +573,8 @@ cdef class Engine:
         cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, step = 0
         cdef Py_ssize_t row = self.n_in * self.itemsize, target_row = self.n_out * self.itemsize
         cdef Py_ssize_t correct = 0
-        cdef Py_ssize_t x_place = self.columns - self.n_in - self.n_out
+        cdef char *x_rows = NULL
+        cdef char *target_rows = NULL
         cdef bint has_labels = cnp.PyArray_NDIM(target) == 1
         cdef const char *rows = cnp.PyArray_BYTES(x)
         cdef const char *targets = cnp.PyArray_BYTES(target)
@@ -591,6 +598,11 @@ cdef class Engine:
                 sequence = <const Py_ssize_t *>cnp.PyArray_DATA(order)
             batch_size = min(batch_size, n)
             self.reserve(batch_size)
+            if sequence != NULL:
+                if self.shuffled is None or self.shuffled.rows < batch_size:
+                    self.shuffled = Arena(batch_size, self.n_in + self.n_out, self.dtype)
+                x_rows = self.shuffled.start
+                target_rows = x_rows + self.shuffled.rows * row
             per_step = 3 * self.work * batch_size + WORK_PER_OPERATION * (4 + self.n_operations)
             caller = enter(per_step * (n // batch_size))
             while first < n:
@@ -598,7 +610,7 @@ cdef class Engine:
                 step += 1
                 if sequence != NULL:
                     at = sequence + first
-                    batch = self.gather(rows, self.n_in, x_place, at, some)
+                    batch = self.gather(rows, self.n_in, x_rows, at, some)
                 else:
                     batch = <const real *>(rows + first * row)
                 if has_labels:
@@ -609,7 +621,7 @@ cdef class Engine:
                         outcome = BAD_LABEL
                         break
                 elif at != NULL:
-                    T = self.gather(targets, self.n_out, x_place + self.n_in, at, some)
+                    T = self.gather(targets, self.n_out, target_rows, at, some)
                 else:
                     T = <const real *>(targets + first * target_row)
                 outcome = self.step(batch, labels, T, some, kind, keep_gradients, &u, V, &value)
