@@ -1,9 +1,5 @@
 """What this build of fastnet is and what it runs on."""
 
-import platform
-from importlib.metadata import version
-from importlib.util import find_spec
-
 import numpy as np
 
 from fastnet import _ops
@@ -27,6 +23,10 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
     ValueError
         Another mode.
     """
+    import platform  # all three are slow to import
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
     if mode not in ("stdout", "dict"):
         raise ValueError(f"mode must be 'stdout' or 'dict', got {mode!r}")
     config = {

@@ -6,9 +6,6 @@ people; each pixel counts the ink in a 4 x 4 block of a 32 x 32 bitmap. The tabl
 that is distributed with scikit-learn; it is unchanged: 64 pixels 0 .. 16 and the digit per line.
 """
 
-import gzip
-from importlib import resources
-
 import numpy as np
 
 __all__ = ["load_digits"]
@@ -24,6 +21,9 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     y : ndarray of int64 (1797,)
         The digits, 0 .. 9.
     """
+    import gzip  # both are slow to import
+    from importlib import resources
+
     packed = resources.files("fastnet").joinpath("digits.csv.gz").read_bytes()
     table = np.array(
         [line.split(b",") for line in gzip.decompress(packed).splitlines()], dtype=np.int64

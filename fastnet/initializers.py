@@ -7,6 +7,8 @@ or by name: "uniform", "zeros", "constant", "he_normal", "he_uniform", "glorot_n
 Fan-in and fan-out of a shape (n_in, n_out) are n_in and n_out; a vector (n,) has n for both.
 """
 
+from __future__ import annotations  # numpy.random is slow to import: not before it is used
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-Initializer = Callable[[Shape, np.random.Generator], np.ndarray]
+Initializer = Callable[[Shape, "np.random.Generator"], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ _BY_NAME: dict[str, Initializer] = {
 }
 
 
-def get(initializer: "str | Initializer", name: str) -> Initializer:
+def get(initializer: str | Initializer, name: str) -> Initializer:
     """Return the initializer that a name stands for; an object is returned as it is.
 
     Raises

@@ -18,11 +18,13 @@ orders. A converted input is a copy, and then later changes of the original are 
 Exercises A to F, named as sources of formulas, are worked by hand in `examples/`.
 """
 
+from __future__ import annotations  # numpy.random is slow to import: not before it is used
+
 import math
 import operator
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -32,7 +34,7 @@ from fastnet._convert import finite
 __all__ = ["Add", "Dense", "Flatten", "Layer", "Maximum", "ReLU", "Residual", "Scale", "Softmax"]
 
 Parameter = tuple[str, np.ndarray, np.ndarray]
-Seed = int | np.random.Generator | None
+Seed: TypeAlias = "int | np.random.Generator | None"
 
 
 def _float_type(dtype: Any) -> np.dtype:
@@ -167,8 +169,8 @@ class Dense(Layer):
         out_features: int,
         bias: bool = True,
         *,
-        weight_init: "str | initializers.Initializer" = "glorot_uniform",
-        bias_init: "str | initializers.Initializer" = "zeros",
+        weight_init: str | initializers.Initializer = "glorot_uniform",
+        bias_init: str | initializers.Initializer = "zeros",
         dtype: Any = "float32",
         rng: Seed = None,
     ) -> None:

@@ -1,12 +1,13 @@
 """A whole network: `Sequential`, what its training records, and its frozen form for prediction."""
 
+from __future__ import annotations  # numpy.random is slow to import: not before it is used
+
 import math
 import operator
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from copy import copy
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,10 +31,10 @@ LOSSES = {
 }
 
 # Which network a layer belongs to, for as long as both live.
-_networks: "weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]]" = weakref.WeakKeyDictionary()
+_networks: weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]] = weakref.WeakKeyDictionary()
 
 
-def _network_of(layer: Any) -> "Sequential | None":
+def _network_of(layer: Any) -> Sequential | None:
     """Return the network that a layer belongs to."""
     owner = _networks.get(layer)
     return owner() if owner is not None else None
@@ -64,7 +65,7 @@ class History:
         self.val_loss: list[float] = []
         self.val_accuracy: list[float] = []
 
-    def plot(self) -> "Axes | np.ndarray":
+    def plot(self) -> Axes | np.ndarray:
         """Draw the curves; needs matplotlib.
 
         Returns
@@ -114,6 +115,8 @@ class _Table:
         return "\n".join([*lines, "-" * len(lines[0]), *self.notes])
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         head, *body = self.rows
         cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
         lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
@@ -745,7 +748,7 @@ class Sequential(Layer):
         labels: np.ndarray = self.predict(x).argmax(axis=1)
         return labels
 
-    def frozen(self) -> "Predictor":
+    def frozen(self) -> Predictor:
         """Return an immutable copy for prediction, with weights packed for speed.
 
         Raises
