@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from bench import contenders, kernels, networks, peers, sweep
+from bench import contenders, kernels, network_sweep, networks, peers, sweep
 from bench.measure import SAMPLE_SECONDS, environment
 from bench.report import Column, Report, digits, microseconds, shape, times
 
@@ -149,6 +149,9 @@ def run_sweep(options: argparse.Namespace) -> None:
     """Measure the products over many shapes; show the weak ones and how ratios are distributed."""
     if options.plot:
         import_module("matplotlib")     # not after the run is the time to learn that it is missing
+    if options.networks:
+        run_network_sweep(options)
+        return
     shapes = sweep.random_shapes() + sweep.edge_shapes()
     rounds = 7
     if options.quick:
@@ -176,6 +179,71 @@ def run_sweep(options: argparse.Namespace) -> None:
         title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
         sweep.draw(points, title).savefig(options.plot, dpi=150)
     report.close(points, options.markdown, options.json)
+
+
+def microseconds_of(heading: str, way: str) -> Column:
+    return heading, 10, lambda point: digits(1e6 * point.times[way].median)
+
+
+def ratio_of(way: str) -> Column:
+    heading = f"NumPy/{way}"
+    return heading, len(heading), lambda point: digits(point.ratios[way])
+
+
+SWEPT_COLUMNS: list[Column] = [
+    ("line", 6, lambda point: point.line),
+    ("network", 23, lambda point: point.name),
+    *(microseconds_of(f"{way} us", way) for way in network_sweep.TRAINING),
+    microseconds_of("NumPy us", "NumPy training"),
+    *map(ratio_of, network_sweep.TRAINING),
+    *(microseconds_of(f"{way} us", way) for way in network_sweep.INFERENCE),
+    microseconds_of("NumPy us", "NumPy inference"),
+    *map(ratio_of, network_sweep.INFERENCE),
+]
+
+SPREAD_COLUMNS: list[Column] = [
+    ("NumPy/fastnet", 13, lambda found: found.way),
+    ("networks", 8, lambda found: str(len(found.points))),
+    quantile("min", 0), quantile("5 %", 0.05), quantile("median", 0.5), quantile("max", 1),
+    ("below 1", 7, lambda found: str(len(found.slower))),
+    ("cliffs", 6, lambda found: str(found.cliffs)),
+]
+
+
+def run_network_sweep(options: argparse.Namespace) -> None:
+    """Measure networks of many shapes; name those slower than NumPy, and the cliffs."""
+    rounds = 3 if options.quick else 7
+    described = environment(options.dtype)
+    report = Report({
+        **described,
+        "samples": in_turns(rounds, 0, networks.SAMPLE_SECONDS) + " of this process",
+        "verified": f"against float64: {networks.VERIFIED_STEPS} steps, and scores of 2 batches",
+        "figures": "medians per step or prediction; ratios are medians of the rounds' ratios, "
+                   "above 1 fastnet is faster",
+        "fastnet as": "Sequential: train_step; fit of many steps; predict and frozen().predict "
+                      "with out=",
+        "NumPy as": "in place, a row or a column per sample: whichever is faster",
+        "listed": f"what is slower than NumPy in each of {1 + sweep.AGAIN} measurements, or by "
+                  f"{sweep.CLIFF - 1:.0%} slower than the next larger network of its line",
+    })
+    found = network_sweep.run(network_sweep.choose(options.quick), options.dtype, rounds)
+    points = list(report.table(SWEPT_COLUMNS, found))
+    cliffs = list(network_sweep.cliffs(points, options.dtype, rounds))
+    spreads = list(report.table(SPREAD_COLUMNS, network_sweep.distributions(points, cliffs)))
+    report.show("Slower than NumPy:")
+    for spread in spreads:
+        for name, ratio in spread.slower:
+            report.show(f"- {spread.way} of {name}: {digits(ratio)}")
+    report.show("")
+    report.show("Cliffs:")
+    for cliff in cliffs:
+        report.show(f"- {cliff.way} of {cliff.network} takes {cliff.ratio - 1:.0%} longer than of "
+                    f"{cliff.larger}")
+    report.show("")
+    if options.plot:
+        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
+        network_sweep.draw(points, title).savefig(options.plot, dpi=110)
+    report.close([*points, *cliffs], options.markdown, options.json)
 
 
 def network_columns(result: networks.Result) -> list[Column]:
@@ -300,12 +368,14 @@ def main() -> int:
     command.set_defaults(run=run_kernels)
 
     command = commands.add_parser(
-        "sweep", help="the products against NumPy over many shapes",
+        "sweep", help="the products, or whole networks, against NumPy over many shapes",
         description="The three products of a dense layer against NumPy over many shapes: where "
                     "NumPy is faster, and where a larger shape is.")
+    command.add_argument("--networks", action="store_true",
+                         help="training and inference of whole networks instead")
     command.add_argument("--quick", action="store_true", help="few and small shapes")
     command.add_argument("--plot", metavar="FILE", type=new_file,
-                         help="draw speed over work as PNG; needs matplotlib")
+                         help="draw the figures over work as PNG; needs matplotlib")
     add_common(command)
     command.set_defaults(run=run_sweep)
 

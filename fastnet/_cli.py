@@ -73,14 +73,14 @@ def _parser() -> argparse.ArgumentParser:
                        help="default: a target of text or whole numbers (1, not 1.0) is classes, "
                             "other numbers are a regression")
     train.add_argument("--hidden", type=_number(int, 1), nargs="*", default=[100], metavar="N",
-                       help="units in each hidden layer; no number: a linear model "
-                            "(default: 100)")
+                       help="units in each hidden layer; no number: a linear model; DATA stands "
+                            "before it (default: 100)")
     train.add_argument("--epochs", type=_number(int, 1), default=50, metavar="N",
                        help="passes over the training data (default: %(default)s)")
     train.add_argument("--batch-size", type=_number(int, 1), default=32, metavar="N",
                        help="samples per step (default: %(default)s)")
-    train.add_argument("--lr", type=_number(float, 0), default=0.1, metavar="X",
-                       help="learning rate (default: %(default)s)")
+    train.add_argument("--lr", type=_number(float, 0), metavar="X",
+                       help="learning rate (default: 0.1, for a regression 0.01)")
     train.add_argument("--momentum", type=_number(float, 0, 1), default=0.9, metavar="X",
                        help="momentum of gradient descent (default: %(default)s)")
     train.add_argument("--seed", type=_number(int, 0), default=0, metavar="N",
@@ -156,24 +156,19 @@ def _train(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
     model, training, validation, test = _training.prepare(
         data, options.hidden, rng, options.dtype, standardise=own)
+    lr = options.lr
+    if lr is None:
+        lr = 0.1 if data.classes is not None else 0.01
     epochs = _training.train(
         model.network, training, validation, rng,
-        epochs=options.epochs, batch_size=options.batch_size,
-        lr=options.lr, momentum=options.momentum,
+        epochs=options.epochs, batch_size=options.batch_size, lr=lr, momentum=options.momentum,
     )
 
-    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
-    if data.classes is None:
-        columns = ["loss", "val_loss"]
-    widths = {name: max(10, len(name) + 2) for name in columns}
-    print("epoch" + "".join(f"{name:>{width}}" for name, width in widths.items()))
-    history = []
     started = time.perf_counter()
-    bar, write = _progress(epochs, options.epochs)
-    for number, epoch in enumerate(bar, 1):
-        history.append(epoch)
-        write(f"{number:5}" + "".join(f"{epoch[name]:{width}.4f}"
-                                      for name, width in widths.items()))
+    columns = ["loss", "val_loss"]
+    if data.classes is not None:
+        columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    history = _show(epochs, options.epochs, columns)
     seconds = time.perf_counter() - started
     result = _training.describe_test(model, test)
     print(f"{result}, trained in {seconds:.1f} s")
@@ -197,13 +192,28 @@ def _describe(data: _data.Data) -> str:
     return f"{found}, {data.target} is one of {len(data.classes)} classes: {', '.join(some)}"
 
 
+def _show(epochs: Iterable[_training.Epoch], total: int, columns: list[str]
+          ) -> list[_training.Epoch]:
+    """Print the table of epochs, a row as soon as its epoch is trained, and return them."""
+    widths = {name: max(10, len(name) + 2) for name in columns}
+    print("epoch" + "".join(f"{name:>{width}}" for name, width in widths.items()))
+    history = []
+    bar, write = _progress(epochs, total)
+    for number, epoch in enumerate(bar, 1):
+        history.append(epoch)
+        cells = [f"{epoch[name]:{width}{'.4f' if epoch[name] < 10_000 else '.3e'}}"
+                 for name, width in widths.items()]
+        write(f"{number:5}" + "".join(cells))
+    return history
+
+
 def _predict(options: argparse.Namespace) -> None:
-    if options.out:
-        path = Path(options.out)
+    path = Path(options.out) if options.out else None
+    if path:
         _results.check_writable(path, options.force, [options.model, options.data])
     model = _model.read_model(options.model)
     header, rows = model.predict(_data.read_features(options.data, model.features))
-    if options.out:
+    if path:
         _results.write_csv(path, header, rows)
     else:
         _results.print_csv(sys.stdout, header, rows)

@@ -6,6 +6,7 @@ What is wrong with a file is told by place: line and column of a CSV file, index
 import csv
 import io
 import math
+from array import array
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -87,16 +88,18 @@ def _read_csv(path: str, content: bytes, target: str | None, task: str | None) -
                         f"{', '.join(names)}")
     if target not in names:
         raise FileError(f"{path}, line 1: there is no column {target!r}, only {', '.join(names)}")
-    features = [name for name in names if name != target]
+    place = names.index(target)
+    features = names[:place] + names[place + 1:]
     if not features:
         raise FileError(f"{path}, line 1: there is no column besides the target {target!r}")
-    numbers, cells, lines = [], [], []
+    numbers, cells, lines = array("d"), [], []
     for line, row in rows:
-        cells.append(row.pop(names.index(target)))
-        numbers.append(_numbers(path, line, features, row))
+        cells.append(row.pop(place))
+        numbers.extend(_numbers(path, line, features, row))
         lines.append(line)
     y, classes = _encode(cells, task, lambda i: f"{path}, line {lines[i]}, column {target!r}")
-    return Data(path, np.array(numbers), y, features, target, classes)
+    x = np.array(numbers).reshape(len(lines), len(features))
+    return Data(path, x, y, features, target, classes)
 
 
 def read_features(path: str, features: list[str]) -> np.ndarray:
@@ -114,14 +117,15 @@ def read_features(path: str, features: list[str]) -> np.ndarray:
             raise FileError(f"{path}: x must have {len(features)} features, got {x.shape[1]}")
         return x
     rows = _rows(path, content)
-    names = _header(path, rows)
+    places = {name: i for i, name in enumerate(_header(path, rows))}
     for name in features:
-        if name not in names:
+        if name not in places:
             raise FileError(f"{path}, line 1: there is no column {name!r}, which the model needs, "
-                            f"only {', '.join(names)}")
-    places = [names.index(name) for name in features]
-    return np.array([_numbers(path, line, features, [row[i] for i in places])
-                     for line, row in rows])
+                            f"only {', '.join(places)}")
+    numbers = array("d")
+    for line, row in rows:
+        numbers.extend(_numbers(path, line, features, [row[places[name]] for name in features]))
+    return np.array(numbers).reshape(-1, len(features))
 
 
 def read_bytes(path: str) -> bytes:
@@ -138,7 +142,7 @@ def read_bytes(path: str) -> bytes:
 def _rows(path: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
     """Yield the line where each row begins, and its cells; the header first."""
     try:
-        text = content.decode("utf-8-sig").rstrip("\r\n")
+        text = content.decode().removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise FileError(f"{path}, line {line}: this is not UTF-8 text") from error
@@ -147,19 +151,18 @@ def _rows(path: str, content: bytes) -> Iterator[tuple[int, list[str]]]:
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True,
                         delimiter=max(",;\t", key=first.count))
-    line = 1
-    widths: list[int] = []
+    line, n_rows, n_columns = 1, 0, 0
     try:
         for row in reader:
-            widths.append(len(row))
-            if widths[-1] != widths[0]:
-                raise FileError(f"{path}, line {line}: the header has {widths[0]} columns, but "
-                                f"this row has {widths[-1]}")
+            n_rows, n_columns = n_rows + 1, n_columns or len(row)
+            if len(row) != n_columns:
+                raise FileError(f"{path}, line {line}: the header has {n_columns} columns, but "
+                                f"this row has {len(row)}")
             yield line, [cell.strip() for cell in row]
             line = reader.line_num + 1
     except csv.Error as error:
         raise FileError(f"{path}, line {line}: {error}") from error
-    if len(widths) == 1:
+    if n_rows == 1:
         raise FileError(f"{path}, line {line}: there are no rows below the header")
 
 
@@ -168,11 +171,13 @@ def _header(path: str, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
     _, names = next(rows)
     if not names:
         raise FileError(f"{path}, line 1: there are no names of columns")
+    seen = set()
     for number, name in enumerate(names, 1):
         if not name:
             raise FileError(f"{path}, line 1: column {number} has no name")
-        if names.index(name) < number - 1:
+        if name in seen:
             raise FileError(f"{path}, line 1: column {name!r} is there twice")
+        seen.add(name)
     return names
 
 

@@ -168,8 +168,9 @@ def _model(arrays: dict[str, np.ndarray]) -> Model:
     # All this before anything of these widths is made.
     if not (fits and found == expected
             and _are_names(features, str, widths[0]) and _are_names([target], str, 1)
-            and all(np.isfinite(array).all() for array in [*arrays.values(), target_mean])
-            and 0 < target_scale < math.inf and (arrays["scale"] > 0).all()):
+            and all(np.isfinite(array).all() for array in arrays.values())
+            and math.isfinite(target_mean) and math.isfinite(target_scale)
+            and target_scale > 0 and (arrays["scale"] > 0).all()):
         raise ValueError("the parts do not fit together")
     network = make_network(widths, np.random.default_rng(0), dtype)
     for name, value, _ in network.parameters():

@@ -88,7 +88,7 @@ def draw(history: Sequence[Epoch], title: str) -> "Figure":
     marker = "." if len(history) <= 20 else ""      # a line of one point would not be seen
     names = [name for name in ("loss", "accuracy") if name in history[0]]
     figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title.replace("$", r"\$"), wrap=True)   # dollars in a file's name are no math
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for label, column, style in [("training", name, "-"), ("validation", f"val_{name}", "--")]:
             curve = [epoch[column] for epoch in history]

@@ -19,17 +19,11 @@ Epoch = dict[str, float]
 
 
 def split(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the indices of n samples in random order: training, and 10 % each of two others.
+    """Return the indices of n samples in random order: training, and 10 % for each of two others.
 
-    Raises
-    ------
-    FileError
-        So few that none are left for validation and test.
+    Fewer than 6 samples leave none for these two.
     """
     n_others = round(n / 10)
-    if n_others == 0:
-        raise FileError(f"{n} row{'s' if n > 1 else ''} leave none for validation and test; "
-                        "there must be at least 6")
     order = rng.permutation(n)
     a, b = n - 2 * n_others, n - n_others
     return order[:a], order[a:b], order[b:]
@@ -64,7 +58,11 @@ def prepare(
     FileError
         Too few rows, or a number that is too far from those of the training part.
     """
-    parts = split(len(data.x), rng)
+    n = len(data.x)
+    parts = split(n, rng)
+    if len(parts[1]) == 0:
+        raise FileError(f"{data.source}: {n} row{'s are' if n > 1 else ' is'} too few, as none is "
+                        "left for validation and test; there must be at least 6")
     n_features = len(data.features)
     mean, scale = np.zeros(n_features), np.ones(n_features)
     if standardise:

@@ -1,8 +1,11 @@
 """`python -m fastnet`: what its commands print, write and refuse, and how its training counts."""
 
+import csv
 import errno
+import json
 import math
 import os
+import pickle
 import platform
 import pty
 import re
@@ -11,12 +14,13 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastnet as fn
-from fastnet import _cli, _ops, _results, _training
+from fastnet import _cli, _data, _model, _ops, _results, _training
 
 HEADER = "epoch      loss  accuracy  val_loss  val_accuracy"
 
@@ -58,11 +62,12 @@ def python(code):
 
 
 def trained(seed=0, dtype="float32", **options):
-    """Return history, layers and test samples of the run that the command should make."""
+    """Return history, network and test samples of the run that the command should make."""
     rng = np.random.default_rng(seed)
-    training, validation, test = _training.split_digits(rng, dtype)
-    layers = _training.make_layers(rng, dtype)
-    return list(_training.train(layers, training, validation, rng, **options)), layers, test
+    model, training, validation, test = _training.prepare(
+        _data.digits(), [100], rng, dtype, standardise=False)
+    history = list(_training.train(model.network, training, validation, rng, **options))
+    return history, model.network, test
 
 
 def rows_of(text):
@@ -88,14 +93,14 @@ def test_train_with_its_defaults(folder):
 
 def test_lines_show_the_history(capsys):
     options = {"epochs": 3, "batch_size": 50, "lr": 0.05, "momentum": 0.5}
-    history, layers, test = trained(seed=4, **options)
+    history, network, test = trained(seed=4, **options)
     assert _cli.main(["train", "--epochs", "3", "--batch-size", "50", "--lr", "0.05",
                       "--momentum", "0.5", "--seed", "4"]) == 0
     out = capsys.readouterr().out
     # Printed with 4 decimals.
-    assert np.allclose(rows_of(out), [[n, *row] for n, row in enumerate(history, 1)],
+    assert np.allclose(rows_of(out), [[n, *row.values()] for n, row in enumerate(history, 1)],
                        rtol=0, atol=0.5001e-4)
-    assert f"test accuracy {_training.measure(layers, test)[1]:.4f}," in out
+    assert f"test accuracy {network.evaluate(*test).accuracy:.4f}," in out
 
 
 def test_defaults_are_those_of_the_training(capsys):
@@ -103,18 +108,20 @@ def test_defaults_are_those_of_the_training(capsys):
     assert _cli.main(["train"]) == 0
     rows = rows_of(capsys.readouterr().out)
     assert len(rows) == len(history) == 50
-    assert np.allclose([row[1:] for row in rows], history, rtol=0, atol=0.5001e-4)
+    assert np.allclose([row[1:] for row in rows], [list(epoch.values()) for epoch in history],
+                       rtol=0, atol=0.5001e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parameters_are_saved_as_plain_arrays(dtype):
-    _, layers, _ = trained(dtype=dtype, epochs=2)
+    _, network, _ = trained(dtype=dtype, epochs=2)
     assert _cli.main(["train", "--epochs", "2", "--dtype", dtype]) == 0
     with np.load("digits.npz", allow_pickle=False) as saved:
         parameters = dict(saved)
-    expected = {"0.weight": layers[0].weight, "0.bias": layers[0].bias,
-                "2.weight": layers[2].weight, "2.bias": layers[2].bias}
-    assert list(parameters) == list(expected)
+    first, _, second = network.layers
+    expected = {"0.weight": first.weight, "0.bias": first.bias,
+                "2.weight": second.weight, "2.bias": second.bias}
+    assert list(parameters) == [*expected, "mean", "scale", "description"]
     for name, value in expected.items():
         assert parameters[name].dtype == dtype
         assert np.array_equal(parameters[name], value)
@@ -124,7 +131,7 @@ def test_same_seed_same_numbers():
     def parameters(stem, *args):
         assert _cli.main(["train", "--epochs", "2", "--out", stem, *args]) == 0
         with np.load(f"{stem}.npz") as saved:
-            return np.concatenate([array.ravel() for array in saved.values()])
+            return np.concatenate([saved[name].ravel() for name in ("0.weight", "2.bias")])
 
     first = parameters("first", "--seed", "5")
     assert np.array_equal(first, parameters("second", "--seed", "5"))
@@ -148,7 +155,8 @@ def test_picture_is_a_png_of_the_announced_size():
 
 def test_figure_has_two_plots_with_two_curves_each():
     pytest.importorskip("matplotlib")
-    history = [_training.Epoch(2.0, 0.5, 1.5, 0.6), _training.Epoch(1.0, 0.7, 1.2, 0.65)]
+    history = [{"loss": 2.0, "accuracy": 0.5, "val_loss": 1.5, "val_accuracy": 0.6},
+               {"loss": 1.0, "accuracy": 0.7, "val_loss": 1.2, "val_accuracy": 0.65}]
     figure = _results.draw(history, "a title")
     assert figure.get_suptitle() == "a title"
     expected = {"loss": ([2.0, 1.0], [1.5, 1.2]), "accuracy": ([0.5, 0.7], [0.6, 0.65])}
@@ -170,8 +178,8 @@ def test_title_tells_net_and_test_accuracy(monkeypatch):
     draw = _results.draw
     monkeypatch.setattr(_results, "draw", lambda h, title: titles.append(title) or draw(h, title))
     assert _cli.main(["train", "--epochs", "2"]) == 0
-    _, layers, test = trained(epochs=2)
-    accuracy = _training.measure(layers, test)[1]
+    _, network, test = trained(epochs=2)
+    accuracy = network.evaluate(*test).accuracy
     assert titles == [f"64-100-10 on handwritten digits: test accuracy {accuracy:.4f}"]
 
 
@@ -192,7 +200,7 @@ def test_without_matplotlib_the_curves_are_a_table(folder, without, capsys):
     assert header == "epoch,loss,accuracy,val_loss,val_accuracy"
     # All digits are written, so nothing is lost.
     assert [[float(cell) for cell in row.split(",")] for row in rows] == [
-        [number, *epoch] for number, epoch in enumerate(history, 1)]
+        [number, *epoch.values()] for number, epoch in enumerate(history, 1)]
     assert all(row.split(",")[0] == str(number) for number, row in enumerate(rows, 1))
     *_, hint, wrote = capsys.readouterr().out.splitlines()
     assert "pip install '.[plot]'" in hint
@@ -253,7 +261,7 @@ def test_force_replaces(folder):
         (folder / name).write_text("old")
     assert _cli.main(["train", "--epochs", "1", "--force"]) == 0
     assert (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
-    assert len(np.load("digits.npz")) == 4
+    assert len(np.load("digits.npz")) == 7
     assert (folder / "digits.csv").read_text() == "old"      # not a file of this run
     assert len(os.listdir(folder)) == 3
 
@@ -409,34 +417,45 @@ def samples(rng):
     return [(rng.normal(size=(n, 64)), rng.integers(0, 10, n)) for n in (10, 6)]
 
 
-def values_of(layers):
-    return [value.copy() for layer in layers for _, value, _ in layer.parameters()]
+def make_network(rng, dtype="float64"):
+    return _model.make_network([64, 100, 10], rng, dtype)
+
+
+def measure(network, samples):
+    """Return loss and accuracy, from losses and metrics on their own."""
+    scores = network.predict(samples[0])
+    return fn.SoftmaxCrossEntropy().forward(scores, samples[1]), fn.accuracy(scores, samples[1])
+
+
+def values_of(network):
+    return [value.copy() for _, value, _ in network.parameters()]
 
 
 def test_training_figures_are_means_over_the_samples(samples, rng):
     """With lr 0 nothing changes, so batches of 4, 4 and 2 must give the figures of all 10."""
     (x, _), validation = samples
-    layers = _training.make_layers(rng, "float64")
-    scores = layers[2].forward(layers[1].forward(layers[0].forward(x)))
-    target = scores.argmax(axis=1)
+    network = make_network(rng)
+    target = network.predict_labels(x)
     target[0] = (target[0] + 1) % 10            # one of ten is wrong
     training = x, target
-    [epoch] = _training.train(layers, training, validation, rng, epochs=1, batch_size=4, lr=0)
-    assert epoch.accuracy == pytest.approx(0.9, rel=1e-14)
-    expected = [*_training.measure(layers, training), *_training.measure(layers, validation)]
+    [epoch] = _training.train(network, training, validation, rng, epochs=1, batch_size=4, lr=0)
+    assert list(epoch) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    assert epoch["accuracy"] == pytest.approx(0.9, rel=1e-14)
+    expected = [*measure(network, training), *measure(network, validation)]
     # The same sum of 10 numbers near 1 in another order: some units in the last place.
-    assert np.allclose(epoch, expected, rtol=1e-14, atol=0)
+    assert np.allclose(list(epoch.values()), expected, rtol=1e-14, atol=0)
 
 
 def test_training_figures_are_those_before_the_step(samples, rng):
     training, validation = samples
-    layers = _training.make_layers(rng, "float64")
-    before = _training.measure(layers, training)
-    [epoch] = _training.train(layers, training, validation, rng, epochs=1, batch_size=10)
+    network = make_network(rng)
+    before = measure(network, training)
+    [epoch] = _training.train(network, training, validation, rng, epochs=1, batch_size=10)
     # Another order of the samples, as above.
-    assert np.allclose((epoch.loss, epoch.accuracy), before, rtol=1e-14, atol=0)
-    assert (epoch.val_loss, epoch.val_accuracy) == _training.measure(layers, validation)
-    assert _training.measure(layers, training)[0] < before[0]
+    assert np.allclose((epoch["loss"], epoch["accuracy"]), before, rtol=1e-14, atol=0)
+    assert np.allclose((epoch["val_loss"], epoch["val_accuracy"]), measure(network, validation),
+                       rtol=1e-14, atol=0)
+    assert measure(network, training)[0] < before[0]
 
 
 def test_validation_only_measures(samples):
@@ -444,9 +463,9 @@ def test_validation_only_measures(samples):
     results = []
     for held_out in (validation, (100 * validation[0], 9 - validation[1])):
         rng = np.random.default_rng(0)
-        layers = _training.make_layers(rng, "float32")
-        history = list(_training.train(layers, training, held_out, rng, epochs=3, batch_size=4))
-        results.append((history, values_of(layers)))
+        network = make_network(rng, "float32")
+        history = list(_training.train(network, training, held_out, rng, epochs=3, batch_size=4))
+        results.append(([list(epoch.values()) for epoch in history], values_of(network)))
     (first, first_values), (second, second_values) = results
     assert [epoch[:2] for epoch in first] == [epoch[:2] for epoch in second]
     assert [epoch[2:] for epoch in first] != [epoch[2:] for epoch in second]
@@ -456,42 +475,639 @@ def test_validation_only_measures(samples):
 def test_lr_and_momentum_reach_the_optimizer(samples, rng):
     """Two full-batch steps by hand: v = 0.25 v + g, w = w - 0.5 v."""
     training, validation = samples
-    layers, twins = (_training.make_layers(np.random.default_rng(0), "float64") for _ in range(2))
-    for _ in _training.train(layers, training, validation, rng,
+    network, twin = (make_network(np.random.default_rng(0)) for _ in range(2))
+    for _ in _training.train(network, training, validation, rng,
                              epochs=2, batch_size=10, lr=0.5, momentum=0.25):
         pass
-    velocities = [np.zeros_like(value) for value in values_of(twins)]
+    velocities = [np.zeros_like(value) for value in values_of(twin)]
     for _ in range(2):
-        loss, y = fn.SoftmaxCrossEntropy(), training[0]
-        for layer in twins:
-            y = layer.forward(y)
-        loss.forward(y, training[1])
-        dy = loss.backward()
-        for layer in reversed(twins):
-            dy = layer.backward(dy)
-        parameters = [parameter for layer in twins for parameter in layer.parameters()]
-        for velocity, (_, value, gradient) in zip(velocities, parameters, strict=True):
+        loss = fn.SoftmaxCrossEntropy()
+        loss.forward(twin.forward(training[0]), training[1])
+        twin.backward(loss.backward())
+        for velocity, (_, value, gradient) in zip(velocities, twin.parameters(), strict=True):
             velocity[...] = 0.25 * velocity + gradient
             value -= 0.5 * velocity
-    for value, expected in zip(values_of(layers), values_of(twins), strict=True):
+    for value, expected in zip(values_of(network), values_of(twin), strict=True):
         # Sums over 10 samples in another order; entries near 0 have lost leading digits.
         assert np.allclose(value, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_step_with_a_bad_loss_is_not_applied(samples, rng):
     training, validation = samples
-    layers = _training.make_layers(rng, "float64")
+    network = make_network(rng)
     training[0][3, 5] = math.nan
     order = np.random.default_rng(1).permutation(10)
     bad_step = int(np.flatnonzero(order == 3)[0]) // 2 + 1
     assert bad_step > 1
-    before = values_of(layers)
-    epochs = _training.train(layers, training, validation, np.random.default_rng(1), batch_size=2)
+    before = values_of(network)
+    epochs = _training.train(network, training, validation, np.random.default_rng(1), batch_size=2)
     with pytest.raises(FloatingPointError, match=f"loss is nan at epoch 1, step {bad_step};"):
         next(epochs)
-    after = values_of(layers)
+    after = values_of(network)
     assert not np.array_equal(before[0], after[0])          # the good steps before it are
     assert all(np.isfinite(value).all() for value in after)
+
+
+def test_error_names_the_epoch_of_the_whole_run(samples, rng):
+    training, validation = samples
+    epochs = _training.train(make_network(rng), training, validation, rng, batch_size=5)
+    next(epochs)
+    next(epochs)
+    training[0][:] = math.nan
+    with pytest.raises(FloatingPointError, match="loss is nan at epoch 3, step 1;"):
+        next(epochs)
+
+
+# ---- Tables of one's own ---------------------------------------------------------------------
+
+@pytest.fixture
+def own(folder, without, capsys):
+    """Return a function: write a table, run a command quickly on it, return its output."""
+    without("matplotlib")                       # a picture takes longer than these networks
+
+    def command_on(content, *args, command="train", status=0):
+        if content is not None:
+            (folder / "t.csv").write_bytes(content.encode() if isinstance(content, str)
+                                           else content)
+        epochs = ["--epochs", "2"] if command == "train" and "--epochs" not in args else []
+        assert _cli.main([command, *args, *epochs]) == status
+        captured = capsys.readouterr()
+        if status:
+            assert captured.err.startswith("fastnet: ") and captured.err.count("\n") == 1
+            return captured.err.removeprefix("fastnet: ").rstrip("\n")
+        assert captured.err == ""
+        return captured.out
+
+    return command_on
+
+
+def table(target, n=20, header="a,b,t"):
+    """A CSV table of n rows with columns a and b; `target(i)` gives the third cell."""
+    rows = [f"{math.sin(i):.3f},{10 + 5 * math.cos(2 * i):.3f},{target(i)}" for i in range(n)]
+    return "\n".join([header, *rows]) + "\n"
+
+
+COLOURS = table(lambda i: ["red", "blue", "green"][i % 3])
+NUMBERS = table(lambda i: 1000 + 50 * math.sin(i))
+
+
+def saved(path="t-model.npz"):
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    return json.loads(arrays.pop("description").item()), arrays
+
+
+def by_hand(x, path="t-model.npz"):
+    """The outputs of a saved network, in NumPy and float64."""
+    about, arrays = saved(path)
+    y = (x - arrays["mean"]) / arrays["scale"]
+    n_layers = len(about["widths"]) - 1
+    for i in range(n_layers):
+        y = y @ arrays[f"{2 * i}.weight"].astype(float) + arrays[f"{2 * i}.bias"]
+        if i < n_layers - 1:
+            y = np.maximum(y, 0)
+    return about, y
+
+
+def numbers_of(text, columns):
+    """The named columns of a CSV text, as floats."""
+    rows = list(csv.DictReader(text.splitlines()))
+    return np.array([[float(row[name]) for name in columns] for row in rows])
+
+
+@pytest.mark.parametrize("content, args, task, classes", [
+    (COLOURS, [], "classification", ["blue", "green", "red"]),
+    (table(lambda i: 10 - i % 2), [], "classification", [9, 10]),
+    (table(lambda i: "+-"[i % 2] + "1"), [], "classification", [-1, 1]),
+    (table(lambda i: ["1", "2b"][i % 2]), [], "classification", ["1", "2b"]),
+    (table(lambda i: "only"), [], "classification", ["only"]),
+    (NUMBERS, [], "regression", None),
+    (table(lambda i: f"{i}.0"), [], "regression", None),
+    (table(lambda i: ["1", "2", "2.5"][i % 3]), [], "regression", None),
+    (table(lambda i: i), ["--task", "regression"], "regression", None),
+    (table(lambda i: f"{i % 2}.0"), ["--task", "classification"], "classification", ["0.0", "1.0"]),
+    (table(lambda i: ["1.5", "n/a"][i % 2]), ["--task", "classification"], "classification",
+     ["1.5", "n/a"]),
+])
+def test_target_decides_the_task_unless_it_is_given(own, content, args, task, classes):
+    out = own(content, "t.csv", "--target", "t", *args)
+    about, arrays = saved()
+    assert (about["task"], about["classes"]) == (task, classes)
+    assert about["features"] == ["a", "b"] and about["target"] == "t"
+    assert about["dtype"] == "float32" and about["widths"] == [2, 100, len(classes or [1])]
+    first, header = out.splitlines()[:2]
+    if classes:
+        assert first == (f"t.csv: 20 rows, 2 features, t is one of {len(classes)} classes: "
+                         + ", ".join(map(str, classes)))
+        assert header == HEADER and "test accuracy " in out
+    else:
+        assert first == "t.csv: 20 rows, 2 features, t is a number"
+        assert header == "epoch      loss  val_loss" and "accuracy" not in out
+        assert re.search(r"^test RMSE \S+, R2 -?\d+\.\d{4}, trained in", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("args, widths", [
+    ([], [2, 100, 3]), (["--hidden"], [2, 3]), (["--hidden", "7"], [2, 7, 3]),
+    (["--hidden", "7", "5"], [2, 7, 5, 3]),
+])
+def test_hidden_widths(own, args, widths):
+    own(COLOURS, "t.csv", "--target", "t", *args)
+    about, arrays = saved()
+    assert about["widths"] == widths
+    assert [arrays[f"{2 * i}.weight"].shape for i in range(len(widths) - 1)] == [
+        *zip(widths, widths[1:], strict=False)]
+
+
+@pytest.mark.parametrize("content, lr", [(COLOURS, 0.1), (NUMBERS, 0.01)])
+def test_own_table_is_trained_as_the_options_say(own, content, lr):
+    def expected(seed=0, hidden=(100,), **options):
+        rng = np.random.default_rng(seed)
+        model, training, validation, test = _training.prepare(
+            _data.read("t.csv", "t", None), list(hidden), rng, "float32", standardise=True)
+        history = list(_training.train(model.network, training, validation, rng, **options))
+        return [[n, *epoch.values()] for n, epoch in enumerate(history, 1)], (
+            _training.describe_test(model, test))
+
+    for args, options in [
+        ([], {"lr": lr, "epochs": 2}),
+        (["--hidden", "6", "4", "--epochs", "3", "--batch-size", "5", "--lr", "0.03",
+          "--momentum", "0.2", "--seed", "9"],
+         {"hidden": [6, 4], "epochs": 3, "batch_size": 5, "lr": 0.03, "momentum": 0.2, "seed": 9}),
+    ]:
+        out = own(content, "t.csv", "--target", "t", *args, "--force")
+        rows, result = expected(**options)
+        assert np.allclose(rows_of(out), rows, rtol=0, atol=0.5001e-4)      # 4 decimals
+        assert f"\n{result}, trained in" in out
+
+
+def test_features_are_standardised_with_the_training_part_alone(own):
+    own(table(lambda i: i % 2, n=40, header="a,b,t").replace(",t\n", ",t\n", 1),
+        "t.csv", "--target", "t", "--seed", "3")
+    data = _data.read("t.csv", "t", None)
+    order = np.random.default_rng(3).permutation(40)[:32]
+    _, arrays = saved()
+    for name, expected in [("mean", data.x[order].mean(axis=0)),
+                           ("scale", data.x[order].std(axis=0))]:
+        assert arrays[name].dtype == np.float64
+        assert np.array_equal(arrays[name], expected)
+
+    rng = np.random.default_rng(3)
+    _, training, validation, test = _training.prepare(data, [5], rng, "float64", standardise=True)
+    assert [len(x) for x, _ in (training, validation, test)] == [32, 4, 4]
+    # 32 numbers of size 1, and their sums in double.
+    assert np.allclose(training[0].mean(axis=0), 0, atol=1e-14)
+    assert np.allclose(training[0].std(axis=0), 1, rtol=1e-14)
+    assert abs(validation[0].mean(axis=0)).max() > 1e-3
+
+
+def test_constant_column_loses_only_its_mean(own):
+    content = "a,b,t\n" + "".join(f"0.1,{i},{i % 2}\n" for i in range(40))
+    own(content, "t.csv", "--target", "t")
+    _, arrays = saved()
+    assert arrays["scale"][0] == 1 and arrays["mean"][0] == pytest.approx(0.1, rel=1e-15)
+
+
+def test_numbers_to_predict_are_standardised_and_errors_are_in_their_units(own):
+    own(NUMBERS, "t.csv", "--target", "t", "--dtype", "float64")
+    data = _data.read("t.csv", "t", None)
+    order = np.random.default_rng(0).permutation(20)
+    about, y = by_hand(data.x)
+    assert about["target_mean"] == data.y[order[:16]].mean()
+    assert about["target_scale"] == data.y[order[:16]].std()
+
+    rng = np.random.default_rng(0)
+    model, training, validation, test = _training.prepare(
+        data, [100], rng, "float64", standardise=True)
+    list(_training.train(model.network, training, validation, rng, epochs=2, lr=0.01))
+    truth = data.y[order[18:]]
+    errors = y[order[18:], 0] * about["target_scale"] + about["target_mean"] - truth
+    r2 = 1 - np.mean(errors**2) / truth.var()
+    assert _training.describe_test(model, test) == (
+        f"test RMSE {np.sqrt(np.mean(errors**2)):.4g}, R2 {r2:.4f}")
+
+
+def test_networks_learn_from_tables(own):
+    """Two clear tasks: signs of a product, which no linear model tells, and a plane."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (400, 2))
+    lines = [f"{a},{b},{'same' if a * b > 0 else 'other'}" for a, b in x]
+    out = own("\n".join(["a,b,t", *lines]), "t.csv", "--target", "t", "--epochs", "50")
+    assert float(re.search(r"test accuracy (\S+),", out)[1]) > 0.9     # the larger class: 0.6
+    lines = [f"{a},{b},{1e6 + 100 * a - 300 * b}" for a, b in x]
+    out = own("\n".join(["a,b,t", *lines]), "t.csv", "--target", "t", "--epochs", "50",
+              "--hidden", "--force")
+    assert float(re.search(r"R2 (\S+),", out)[1]) > 0.999
+
+
+def test_numpy_arrays_serve_as_a_table(own, folder):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 3)), rng.integers(3, 6, 20)
+    np.savez("n.npz", x=x, y=y)
+    out = own(None, "n.npz")
+    assert out.startswith("n.npz: 20 rows, 3 features, y is one of 3 classes: 3, 4, 5\n")
+    about, _ = saved("n-model.npz")
+    assert about["features"] == ["x0", "x1", "x2"]
+    for changed in ({"X": x, "Y": y}, {"x": x.astype(">f8"), "y": y.astype(str)},
+                    {"x": np.asfortranarray(x), "y": y.astype("u1")}):
+        np.savez("n.npz", **changed)
+        assert own(None, "n.npz", "--force").splitlines()[:3] == out.splitlines()[:3]
+    for other, first in [(y / 2, "y is a number"), (np.array(["b", "a"] * 10), "2 classes: a, b"),
+                         (y > 4, "2 classes: False, True")]:
+        np.savez("n.npz", x=x, y=other)
+        assert first in own(None, "n.npz", "--force").splitlines()[0]
+
+
+def test_files_are_named_after_the_table(own, folder):
+    out = own(COLOURS, "t.csv", "--target", "t")
+    assert out.splitlines()[-1] == "wrote t-model.npz and t-model.csv"
+    assert sorted(os.listdir(folder)) == ["t-model.csv", "t-model.npz", "t.csv"]
+    assert (folder / "t-model.csv").read_text().startswith(
+        "epoch,loss,accuracy,val_loss,val_accuracy\n1,")
+    own(NUMBERS, "t.csv", "--target", "t", "--out", "other")
+    assert (folder / "other.csv").read_text().startswith("epoch,loss,val_loss\n1,")
+    assert own(None, "t.csv", "--target", "t", status=1) == (
+        "cannot write t-model.npz: it exists already; --force replaces it")
+
+
+def test_picture_of_a_regression_has_one_plot(folder, monkeypatch):
+    pytest.importorskip("matplotlib")
+    figures = []
+    draw = _results.draw
+    monkeypatch.setattr(_results, "draw", lambda *a: figures.append(draw(*a)) or figures[-1])
+    (folder / "a$_$.csv").write_text(NUMBERS)
+    assert _cli.main(["train", "a$_$.csv", "--target", "t", "--epochs", "2"]) == 0
+    [figure] = figures
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
+    assert figure.get_figwidth() == 5
+    assert [len(line.get_ydata()) for line in figure.axes[0].lines] == [2, 2]
+    assert figure.get_suptitle().startswith(r"2-100-1 on a\$_\$.csv: test RMSE ")
+    assert (folder / "a$_$-model.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: b"\xef\xbb\xbf" + text.encode(),
+    lambda text: text.replace(",", ";").encode(),
+    lambda text: text.replace(",", "\t").encode(),
+    lambda text: text.replace(",", " , ").encode(),
+    lambda text: text.replace("\n", "\r\n").encode(),
+    lambda text: text.rstrip().encode(),
+    lambda text: (text + "\n\n").encode(),
+    lambda text: text.replace("red", '"red"').encode(),
+    lambda text: text.replace("red", ' "red"').encode(),
+], ids=["BOM", "semicolons", "tabs", "spaces", "CRLF", "no end", "blank end", "quotes",
+        "space and quotes"])
+def test_forms_of_csv(own, change):
+    expected = own(COLOURS, "t.csv", "--target", "t", "--seed", "1").splitlines()[:-2]
+    out = own(change(COLOURS), "t.csv", "--target", "t", "--seed", "1", "--force")
+    assert out.splitlines()[:-2] == expected
+    assert saved()[0]["features"] == ["a", "b"]
+
+
+ROWS = "".join(f"{i},{i * i},{i % 2}\n" for i in range(10))
+
+
+@pytest.mark.parametrize("content, message", [
+    ("a,b,t\n" + ROWS + "1,,0\n", "t.csv, line 12, column 'b': the cell is empty"),
+    ("a,b,t\n" + ROWS + "1,2,\n", "t.csv, line 12, column 't': the cell is empty"),
+    ("a,b,t\n1,n/a,0\n" + ROWS, "t.csv, line 2, column 'b': 'n/a' is not a number"),
+    ("a,b,t\n1_0,1,0\n" + ROWS, "t.csv, line 2, column 'a': '1_0' is not a number"),
+    ("a,b,t\nnan,1,0\n" + ROWS, "t.csv, line 2, column 'a': 'nan' is not a finite number"),
+    ("a,b,t\n-inf,1,0\n" + ROWS, "t.csv, line 2, column 'a': '-inf' is not a finite number"),
+    ("a,b,t\n1e200,1,0\n" + ROWS,
+     "t.csv, line 2, column 'a': '1e200' is too large, numbers go to 1e+100"),
+    ("a,b,t\n1,1,0.5\n1,1,x\n" + ROWS,
+     "t.csv, line 3, column 't': 'x' is not a number, while others are; "
+     "--task classification takes all as names of classes"),
+    ("a,b,t\n1,1,0.5\n1,1,nan\n" + ROWS,
+     "t.csv, line 3, column 't': 'nan' is not a finite number, while others are; "
+     "--task classification takes all as names of classes"),
+    ('a,b,t\n"1\n",1,0\nx,1,1\n', "t.csv, line 4, column 'a': 'x' is not a number"),
+    ("a,b,t\n1,2\n" + ROWS, "t.csv, line 2: the header has 3 columns, but this row has 2"),
+    ("a,b,t\n" + ROWS + "\n1,2,0\n",
+     "t.csv, line 12: the header has 3 columns, but this row has 0"),
+    ("a,b,t\n1,2,3,4\n", "t.csv, line 2: the header has 3 columns, but this row has 4"),
+    ('a,b,t\n1,2,"0\n', "t.csv, line 2: unexpected end of data"),
+    ("a,a,t\n" + ROWS, "t.csv, line 1: column 'a' is there twice"),
+    ("a,,t\n" + ROWS, "t.csv, line 1: column 2 has no name"),
+    ("\n1,2,3\n", "t.csv, line 1: there are no names of columns"),
+    ("a,b,c\n" + ROWS, "t.csv, line 1: there is no column 't', only a, b, c"),
+    ("t\n1\n", "t.csv, line 1: there is no column besides the target 't'"),
+    ("a,b,t\n", "t.csv, line 2: there are no rows below the header"),
+    ("", "t.csv is empty"),
+    ("\ufeff\n\n", "t.csv is empty"),
+    (b"a,b,t\n1,2,0\n\xe4,2,1\n", "t.csv, line 3: this is not UTF-8 text"),
+    (b"\xef\xbb\xbfa,b,t\n1,2,0\n\xe4,2,1\n", "t.csv, line 3: this is not UTF-8 text"),
+    ("a,b,t\n1,2,0\n", "t.csv: 1 row is too few, as none is left for validation and test; "
+                       "there must be at least 6"),
+    ("a,b,t\n" + 5 * "1,2,0\n", "t.csv: 5 rows are too few, as none is left for validation and "
+                                "test; there must be at least 6"),
+])
+def test_fault_in_a_table_is_named_with_its_place(own, folder, no_training, content, message):
+    assert own(content, "t.csv", "--target", "t", status=1) == message
+    assert os.listdir(folder) == ["t.csv"]
+
+
+def test_six_rows_are_enough(own):
+    own("a,t\n" + "".join(f"{i},c{i}\n" for i in range(6)), "t.csv", "--target", "t")
+    assert saved()[0]["classes"] == [f"c{i}" for i in range(6)]     # two never seen in training
+
+
+def test_text_where_a_number_is_asked_for(own, no_training):
+    assert own(COLOURS, "t.csv", "--target", "t", "--task", "regression", status=1) == (
+        "t.csv, line 2, column 't': 'red' is not a number")
+
+
+def test_csv_needs_a_target(own, no_training):
+    assert own(COLOURS, "t.csv", status=1) == (
+        "t.csv: --target must name the column to predict, one of a, b, t")
+
+
+def test_options_of_tables_need_a_table(own, no_training):
+    for args in (["--target", "t"], ["--task", "regression"]):
+        assert own(None, *args, status=1) == "--target and --task need DATA"
+
+
+def test_missing_table(own, folder, no_training):
+    assert own(None, "no.csv", "--target", "t", status=1) == (
+        "cannot read no.csv: No such file or directory")
+    assert own(None, ".", "--target", "t", "--out", "o", status=1) == (
+        "cannot read .: Is a directory")
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("arrays, message", [
+    ({}, "n.npz: there is no array x, only none"),
+    ({"a": [1], "y": [1]}, "n.npz: there is no array x, only a, y"),
+    ({"x": [[1]]}, "n.npz: there is no array y, only x"),
+    ({"x": [1], "y": [1]}, "n.npz: x must have shape (n, n_features), with at least one row and "
+                           "one feature, got (1,)"),
+    ({"x": np.ones((0, 3)), "y": []}, "n.npz: x must have shape (n, n_features), with at least "
+                                      "one row and one feature, got (0, 3)"),
+    ({"x": [["a"]], "y": [1]}, "n.npz: x must hold real numbers, got dtype <U1"),
+    ({"x": [[1j]], "y": [1]}, "n.npz: x must hold real numbers, got dtype complex128"),
+    ({"x": [[1, 2], [3, math.inf]], "y": [1, 2]}, "n.npz, x[1, 1]: 'inf' is not a finite number"),
+    ({"x": [[math.nan], [3]], "y": [1, 2]}, "n.npz, x[0, 0]: 'nan' is not a finite number"),
+    ({"x": [[1], [2]], "y": [1.5, math.nan]},
+     "n.npz, y[1]: 'nan' is not a finite number, while others are; "
+     "--task classification takes all as names of classes"),
+    ({"x": [[1], [2]], "y": ["a", ""]}, "n.npz, y[1]: the cell is empty"),
+    ({"x": [[1], [2]], "y": [1]}, "n.npz: x has 2 rows, but y has 1"),
+    ({"x": [[1], [2]], "y": [[1], [2]]}, "n.npz: y must have shape (n,), got (2, 1)"),
+    ({"x": [[1], [2]], "y": [1j, 2]}, "n.npz: y must hold numbers or text, got dtype complex128"),
+    ({"x": np.array([[None]]), "y": [1]}, "n.npz is not an NPZ file of plain arrays, "
+                                          "or is damaged"),
+])
+def test_fault_in_arrays_is_named(own, no_training, arrays, message):
+    np.savez("n.npz", **arrays)
+    assert own(None, "n.npz", status=1) == message
+
+
+def test_damaged_arrays_are_refused(own, no_training):
+    message = "t.csv is not an NPZ file of plain arrays, or is damaged"
+    assert own(b"PK\x03\x04 and more", "t.csv", status=1) == message
+
+
+def test_arrays_have_no_column_to_name(own, no_training):
+    np.savez("n.npz", x=np.ones((20, 1)), y=np.arange(20))
+    assert own(None, "n.npz", "--target", "y", status=1) == (
+        "n.npz: --target names a column of a CSV file, but in an NPZ file the target is the "
+        "array y")
+
+
+def test_number_that_the_network_cannot_hold(own, no_training):
+    content = "a,t\n" + "".join(f"{i},{i % 2}\n" for i in range(60))
+    first = int(np.random.default_rng(0).permutation(60)[-1])           # in the test part
+    far = content.replace(f"\n{first},", "\n1e90,", 1)
+    assert own(far, "t.csv", "--target", "t", status=1) == (
+        f"row {first + 1}, column 'a': 1e+90 is too far from the training data")
+    far = content.replace(f"\n{first},{first % 2}\n", f"\n{first},1e90\n", 1)
+    assert own(far, "t.csv", "--target", "t", "--task", "regression", status=1) == (
+        f"row {first + 1}, column 't': 1e+90 is too far from the training data")
+
+
+def test_table_is_not_overwritten(own, folder, no_training):
+    assert own(COLOURS, "t.csv", "--target", "t", "--out", "t", "--force", status=1) == (
+        "cannot write t.csv: it is to be read")
+    assert (folder / "t.csv").read_text() == COLOURS
+
+
+def test_too_little_memory_is_told_in_a_line(own, monkeypatch):
+    def prepare(*args, **kwargs):
+        raise MemoryError
+    monkeypatch.setattr(_training, "prepare", prepare)
+    assert own(COLOURS, "t.csv", "--target", "t", status=1) == (
+        "there is not enough memory for this")
+
+
+def test_losses_keep_their_columns_however_large(own):
+    # Linear, with a step much too long: the loss grows steadily.
+    out = own(NUMBERS, "t.csv", "--target", "t", "--hidden", "--lr", "3", "--momentum", "0",
+              "--epochs", "9", "--dtype", "float64")
+    assert rows_of(out)[-1][1] > 1e5
+    lines = [line for line in out.splitlines() if re.match(r" *\d", line)]
+    assert {len(line) for line in lines} == {25}
+
+
+# ---- Predicting ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("content, names", [
+    (COLOURS, ["blue", "green", "red"]),
+    (table(lambda i: 7 + i % 2), ["7", "8"]),
+])
+@pytest.mark.parametrize("hidden", [[], ["5"], ["6", "4"]])
+def test_labels_and_probabilities(own, content, names, hidden):
+    own(content, "t.csv", "--target", "t", "--hidden", *hidden)
+    out = own(None, "t-model.npz", "t.csv", command="predict")
+    header, *rows = out.splitlines()
+    assert header == ",".join(["label", *names]) and len(rows) == 20
+    _, scores = by_hand(numbers_of(content, "ab"))
+    expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    # float32 beside float64.
+    assert np.allclose(numbers_of(out, names), expected, rtol=1e-5, atol=1e-7)
+    assert [row.split(",")[0] for row in rows] == [names[i] for i in scores.argmax(axis=1)]
+
+
+def test_predictions_are_in_the_units_of_the_target(own):
+    own(NUMBERS, "t.csv", "--target", "t", "--dtype", "float64")
+    out = own(None, "t-model.npz", "t.csv", command="predict")
+    about, y = by_hand(numbers_of(NUMBERS, "ab"))
+    assert out.startswith("prediction\n")
+    # Sums in another order.
+    assert np.allclose(numbers_of(out, ["prediction"]),
+                       y * about["target_scale"] + about["target_mean"], rtol=1e-12)
+
+
+def test_columns_are_found_by_name(own, folder):
+    own(COLOURS, "t.csv", "--target", "t")
+    expected = own(None, "t-model.npz", "t.csv", command="predict")
+    rows = [line.split(",") for line in COLOURS.splitlines()]
+    assert own("\n".join(f"{b},note {i},{a}" if i else f"{b},more,{a}"
+                         for i, (a, b, _) in enumerate(rows)),
+               "t-model.npz", "t.csv", command="predict") == expected
+    for extra in ({}, {"y": np.arange(3)}):
+        np.savez("n.npz", X=[[float(a), float(b)] for a, b, _ in rows[1:]], **extra)
+        assert own(None, "t-model.npz", "n.npz", command="predict") == expected
+
+
+def test_predictions_go_to_a_file(own, folder):
+    own(COLOURS, "t.csv", "--target", "t")
+    expected = own(None, "t-model.npz", "t.csv", command="predict")
+    assert own(None, "t-model.npz", "t.csv", "--out", "p.csv", command="predict") == ""
+    assert (folder / "p.csv").read_text() == expected
+    again = ["t-model.npz", "t.csv", "--out"]
+    assert own(None, *again, "p.csv", command="predict", status=1) == (
+        "cannot write p.csv: it exists already; --force replaces it")
+    assert own(None, *again, "p.csv", "--force", command="predict") == ""
+    for source in ("t.csv", "t-model.npz"):
+        assert own(None, *again, source, "--force", command="predict", status=1) == (
+            f"cannot write {source}: it is to be read")
+
+
+def test_digits_are_predicted_too(own):
+    own(None)
+    x, y = fn.load_digits()
+    np.savez("n.npz", x=x)
+    out = own(None, "digits.npz", "n.npz", command="predict")
+    assert out.startswith("label,0,1,2,3,4,5,6,7,8,9\n")
+    labels = numbers_of(out, ["label"])[:, 0]
+    assert np.mean(labels == y) > 0.85          # after 2 epochs; 0.1 would be chance
+
+
+@pytest.mark.parametrize("content, message", [
+    ("a,c\n1,2\n", "t.csv, line 1: there is no column 'b', which the model needs, only a, c"),
+    ("a,b\n1,\n", "t.csv, line 2, column 'b': the cell is empty"),
+    ("b,x,a\n1,x,2\n1,x,?\n", "t.csv, line 3, column 'a': '?' is not a number"),
+    ("a,b\n", "t.csv, line 2: there are no rows below the header"),
+    ("a,b\n1,2\n1,1e80\n", "row 2, column 'b': 1e+80 is too far from the training data"),
+    ("", "t.csv is empty"),
+])
+def test_fault_in_a_table_to_predict(own, content, message):
+    own(COLOURS, "t.csv", "--target", "t")
+    assert own(content, "t-model.npz", "t.csv", command="predict", status=1) == message
+
+
+def test_outputs_that_are_not_finite_are_refused(own):
+    own(NUMBERS, "t.csv", "--target", "t")
+    about, arrays = saved()
+    arrays["0.weight"] *= 1e10
+    np.savez("t-model.npz", description=np.array(json.dumps(about)), **arrays)
+    content = "a,b\n1,12\n1e30,1e30\n"
+    assert own(content, "t-model.npz", "t.csv", command="predict", status=1) == (
+        "row 2: the numbers are too far from the training data")
+
+
+def test_arrays_of_another_width_are_refused(own):
+    own(COLOURS, "t.csv", "--target", "t")
+    np.savez("n.npz", x=np.ones((4, 3)))
+    assert own(None, "t-model.npz", "n.npz", command="predict", status=1) == (
+        "n.npz: x must have 2 features, got 3")
+
+
+# ---- Model files that are none -----------------------------------------------------------------
+
+NO_MODEL = "m.npz is not a model of fastnet, or is damaged"
+NO_ARRAYS = "m.npz is not an NPZ file of plain arrays, or is damaged"
+
+
+@pytest.fixture
+def model_file(own, folder):
+    """A small model's content, and a function that tries another content."""
+    own(COLOURS, "t.csv", "--target", "t", "--hidden", "2")
+
+    def refused(content):
+        (folder / "m.npz").write_bytes(content)
+        return own(None, "m.npz", "t.csv", command="predict", status=1)
+
+    return (folder / "t-model.npz").read_bytes(), refused
+
+
+def test_damaged_model_is_refused(model_file):
+    content, refused = model_file
+    for end in [0, 1, 10, 100, *range(200, len(content), 97), len(content) - 1]:
+        assert refused(content[:end]) == NO_ARRAYS
+    for content in (COLOURS.encode(), b"\x93NUMPY", pickle.dumps([1])):
+        assert refused(content) == NO_ARRAYS
+
+
+def test_flipped_bits_never_crash(model_file, own, folder, capsys):
+    content, _ = model_file
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(content), size=100):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        (folder / "m.npz").write_bytes(flipped)
+        status = _cli.main(["predict", "m.npz", "t.csv"])
+        captured = capsys.readouterr()
+        # Bits that do not matter, such as dates, are not noticed.
+        assert (status, captured.err) in [(0, ""), (1, f"fastnet: {NO_ARRAYS}\n"),
+                                          (1, f"fastnet: {NO_MODEL}\n")]
+
+
+@pytest.mark.parametrize("change", [
+    lambda about, arrays: arrays.pop("0.bias"),
+    lambda about, arrays: arrays.update(more=np.zeros(1)),
+    lambda about, arrays: arrays.update({"0.weight": np.zeros((2, 3), "f4")}),
+    lambda about, arrays: arrays.update({"0.weight": arrays["0.weight"].astype("f8")}),
+    lambda about, arrays: arrays["0.weight"].fill(np.nan),
+    lambda about, arrays: arrays["scale"].fill(0),
+    lambda about, arrays: arrays["mean"].fill(np.inf),
+    lambda about, arrays: about.pop("widths"),
+    lambda about, arrays: about.update(widths=[2, 10**12, 3]),
+    lambda about, arrays: about.update(widths=[]),
+    lambda about, arrays: about.update(widths=[2.0, 2.0, 3.0]),
+    lambda about, arrays: about.update(widths=7),
+    lambda about, arrays: about.update(dtype="float16"),
+    lambda about, arrays: about.update(dtype="float64"),
+    lambda about, arrays: about.update(task="regression"),
+    lambda about, arrays: about.update(task="more"),
+    lambda about, arrays: about.update(classes=["a", "b"]),
+    lambda about, arrays: about.update(classes=["a", "b", "b"]),
+    lambda about, arrays: about.update(classes=["a", "b", 3]),
+    lambda about, arrays: about.update(classes=None),
+    lambda about, arrays: about.update(features=["a"]),
+    lambda about, arrays: about.update(features="ab"),
+    lambda about, arrays: about.update(target=None),
+    lambda about, arrays: about.update(target_scale=0),
+    lambda about, arrays: about.update(target_mean=math.nan),
+    lambda about, arrays: about.update(target_mean="x"),
+    lambda about, arrays: about.update(target_scale=10**400),
+])
+def test_model_whose_parts_do_not_fit_is_refused(model_file, folder, change):
+    about, arrays = saved()
+    change(about, arrays)
+    np.savez("changed.npz", description=np.array(json.dumps(about)), **arrays)
+    assert model_file[1]((folder / "changed.npz").read_bytes()) == NO_MODEL
+
+
+@pytest.mark.parametrize("description", ["", "no JSON", "[1]", "7", "[" * 100_000, None])
+def test_model_without_a_description_is_refused(model_file, folder, description):
+    _, arrays = saved()
+    if description is not None:
+        arrays["description"] = np.array(description)
+    np.savez("changed.npz", **arrays)
+    assert model_file[1]((folder / "changed.npz").read_bytes()) == NO_MODEL
+
+
+def test_missing_model(own):
+    assert own(COLOURS, "no.npz", "t.csv", command="predict", status=1) == (
+        "cannot read no.npz: No such file or directory")
+
+
+# ---- The README's commands on tables -----------------------------------------------------------
+
+def test_readme_commands_on_a_table_run(folder):
+    readme = Path(__file__).parents[1] / "README.md"
+    if not readme.exists():
+        pytest.skip("needs the source tree")
+    commands = re.search(r"<!-- table -->\n```sh\n(.*?)```", readme.read_text(), re.DOTALL)[1]
+    (folder / "iris.csv").write_text(COLOURS.replace("a,b,t", "width,length,species", 1))
+    (folder / "new.csv").write_text("length,width\n10,0.5\n12,-0.1\n")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-euc", commands], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PATH": path})
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("label")]
+    assert line == "label,blue,green,red"
 
 
 # ---- What is imported, and what info shows ---------------------------------------------------

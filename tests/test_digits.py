@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastnet as fn
-from fastnet import _training
+from fastnet import _data, _training
 
 
 def test_shapes_dtypes_and_ranges():
@@ -38,8 +38,13 @@ def test_each_call_returns_arrays_of_its_own():
     assert np.array_equal(again_x, kept_x) and np.array_equal(again_y, kept_y)
 
 
+def prepared(rng, dtype="float32"):
+    """Return model and parts as the command makes them."""
+    return _training.prepare(_data.digits(), [100], rng, dtype, standardise=False)
+
+
 def test_split_deals_out_every_digit_once(dtype):
-    parts = _training.split_digits(np.random.default_rng(3), dtype.name)
+    _, *parts = prepared(np.random.default_rng(3), dtype.name)
     assert [len(x) for x, _ in parts] == [len(y) for _, y in parts] == [1437, 180, 180]
     assert all(x.dtype == dtype for x, _ in parts)
     dealt = np.concatenate([np.column_stack([x, y]) for x, y in parts])
@@ -52,9 +57,9 @@ def test_split_deals_out_every_digit_once(dtype):
 def test_split_and_initial_weights_vary_with_the_seed():
     tests, weights = [], []
     for seed in (0, 1):
-        rng = np.random.default_rng(seed)
-        tests.append(_training.split_digits(rng, "float32")[2][0])
-        weights.append(_training.make_layers(rng, "float32")[0].weight)
+        model, _, _, (x, _) = prepared(np.random.default_rng(seed))
+        tests.append(x)
+        weights.append(model.network.layers[0].weight)
     assert not np.array_equal(*tests)
     assert not np.array_equal(*weights)
 
@@ -64,9 +69,9 @@ def test_mean_test_accuracy_over_10_seeds_is_at_least_97_percent(dtype):
     accuracies = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        training, validation, test = _training.split_digits(rng, dtype.name)
-        layers = _training.make_layers(rng, dtype.name)
-        history = list(_training.train(layers, training, validation, rng))
+        model, training, validation, test = prepared(rng, dtype.name)
+        assert model.widths == [64, 100, 10]
+        history = list(_training.train(model.network, training, validation, rng))
         assert len(history) <= 50
-        accuracies.append(_training.measure(layers, test)[1])
+        accuracies.append(model.network.evaluate(*test).accuracy)
     assert np.mean(accuracies) >= 0.97

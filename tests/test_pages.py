@@ -1,5 +1,6 @@
 """The pages tell the truth: their Python runs, their links lead somewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -38,6 +39,27 @@ def test_dropping_in_gives_the_same_numbers():
         exec(code, space)       # noqa: S102 - our own page
     assert abs(spaces[0]["y"] - spaces[1]["y"]).max() < 1e-5
     assert abs(spaces[0]["y"] - spaces[0]["target"]).max() > 1e-3      # and that place is no limit
+
+
+def test_the_speed_table_shows_what_the_result_file_says():
+    table = PAGES[0].read_text().partition("<!-- networks -->")[2].partition("![")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in table.strip().splitlines()[2:]]
+    file = json.loads((ROOT / "docs/benchmarks/networks_float32.json").read_text())
+    assert len(rows) == len(file["results"])
+    for row, result in zip(rows, file["results"], strict=True):
+        assert row[0] == result["network"]
+        forms = {comparison["form"]: comparison for comparison in result["comparisons"]}
+        for form, (own, other, ratio) in [("many steps per call", row[1:4]),
+                                          ("inference", row[4:7])]:
+            comparison = forms[form]
+            time, name = other.split(", ")
+            assert name == comparison["fastest"]
+            for shown, who in [(own, comparison["fastnet"]), (time, name)]:
+                number, unit = shown.split()
+                seconds = float(number) * {"us": 1e-6, "ms": 1e-3}[unit]
+                assert seconds == pytest.approx(comparison["times"][who]["median"], rel=0.06)
+            assert float(ratio) == pytest.approx(comparison["ratio"], rel=0.005)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

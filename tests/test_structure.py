@@ -22,6 +22,8 @@ FLOORS = [
     {"layers", "losses", "metrics", "optimizers", "_config"},
     {"network"},
     {"__init__"},
+    {"_data"},
+    {"_model"},
     {"_training"},
     {"_results"},
     {"_cli"},
@@ -118,6 +120,14 @@ def test_the_header_says_only_what_cython_cannot():
     assert len([line for line in code.splitlines() if line.strip()]) <= 140
     assert not re.search(r"\b(for|while|do|goto)\b", code)
     assert [path.name for path in PACKAGE.glob("*.h")] == ["_machine.h"]
+
+
+def test_import_brings_nothing_that_is_slow_and_not_needed_yet(tmp_path):
+    slow = ("numpy.random", "importlib.metadata", "email", "html", "gzip", "csv", "json")
+    script = f"import sys, numpy, fastnet; print([m for m in {slow} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
+                           text=True, check=True).stdout.strip()
+    assert found == "[]"
 
 
 def test_the_build_file_stays_short():

@@ -1,0 +1,1061 @@
+"""`Sequential` as its user sees it: building, training, measuring, predicting, copies, mistakes.
+
+What its engine computes is tested in `test_engine.py`. Numbers in names are those of the list of
+bad inputs that the project keeps.
+"""
+
+import contextlib
+import copy
+import gc
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastnet as fn
+
+
+class Shift:
+    """A layer of one's own, in plain Python: y = x + s."""
+
+    def __init__(self, width, dtype=np.float32):
+        self.s, self.ds = np.zeros(width, dtype), np.zeros(width, dtype)
+
+    def forward(self, x):
+        return x + self.s
+
+    def backward(self, dy):
+        self.ds[...] = dy.sum(axis=0)
+        return dy
+
+    def parameters(self):
+        return (("s", self.s, self.ds),)
+
+
+class Double:
+    """y = 2 x, and no parameters."""
+
+    def forward(self, x):
+        return 2 * x
+
+    def backward(self, dy):
+        return 2 * dy
+
+    def parameters(self):
+        return ()
+
+
+class OwnDense(fn.Dense):
+    """Even a subclass that changes nothing is a layer of one's own."""
+
+
+def make_layers(dtype="float32", own=False):
+    """From 4 features to 3 classes."""
+    rng = np.random.default_rng(1)
+    return [fn.Dense(4, 8, dtype=dtype, rng=rng), *([Shift(8, dtype)] if own else []), fn.ReLU(),
+            fn.Dense(8, 3, dtype=dtype, rng=rng)]
+
+
+def make_network(dtype="float32", own=False, loss="softmax_cross_entropy", **options):
+    net = fn.Sequential(make_layers(dtype, own))
+    net.compile(fn.SGD(0.1, 0.9), loss, **options)
+    return net
+
+
+def make_data(n=30, dtype="float32"):
+    """Classes that can be learnt."""
+    x = np.random.default_rng(2).normal(size=(n, 4)).astype(dtype)
+    return x, x[:, :3].argmax(axis=1)
+
+
+def values(net):
+    return [value.copy() for _, value, _ in net.parameters()]
+
+
+def bits(net):
+    return b"".join(value.tobytes() for value in values(net))
+
+
+@contextlib.contextmanager
+def unchanged(net):
+    """Parameters and their gradients are what they were."""
+    before = [(value.tobytes(), grad.tobytes()) for _, value, grad in net.parameters()]
+    yield
+    after = [(value.tobytes(), grad.tobytes()) for _, value, grad in net.parameters()]
+    assert after == before
+
+
+OWN = pytest.mark.parametrize("own", [False, True], ids=["engine", "layer by layer"])
+
+
+# ---- Building --------------------------------------------------------------------------------
+
+def test_a_network_learns(dtype):
+    net = make_network(dtype, metrics=["accuracy"])
+    x, y = make_data(300, dtype)
+    history = net.fit(x, y, batch_size=20, epochs=30, rng=0, verbose=0)
+    assert history.loss[-1] < history.loss[0] / 4 and history.accuracy[-1] > 0.95
+    assert net.evaluate(x, y).accuracy == np.mean(net.predict_labels(x) == y)
+
+
+def test_layers_that_are_none():
+    for wrong, error, match in [
+            ([], ValueError, "at least 1 layer, got 0"),
+            (fn.ReLU(), TypeError, "must be a sequence of layers, got ReLU"),
+            ("relu", TypeError, "must be a sequence of layers"),
+            ([fn.Dense(2, 2), 3], TypeError, "must hold layers, got 3"),
+            ([fn.ReLU], TypeError, "must hold layers, got <class"),
+            ([fn.Add()], TypeError, r"Add\(\) takes two inputs"),
+            ([fn.Residual([fn.Maximum()])], TypeError, r"Maximum\(\) takes two inputs"),
+            ([fn.Dense(2, 3), fn.Dense(2, 3)], ValueError, "takes 2 features, but is given 3"),
+            ([fn.Dense(2, 2), fn.Residual([fn.Dense(2, 3)])], ValueError, "keep the width 2"),
+            ([fn.Sequential([fn.Dense(2, 3)]), fn.ReLU(), fn.Dense(2, 3)], ValueError,
+             "takes 2 features, but is given 3")]:
+        with pytest.raises(error, match=match):
+            fn.Sequential(wrong)
+
+
+def test_one_network_has_one_dtype():
+    with pytest.raises(ValueError, match="one dtype, got float32 and float64"):
+        fn.Sequential([fn.Dense(2, 2), fn.Residual([fn.Dense(2, 2, dtype="float64")])])
+    assert fn.Sequential(make_layers("float64")).dtype == np.float64
+
+
+def test_a_layer_belongs_to_one_network():
+    layer, relu = fn.Dense(2, 2), fn.ReLU()
+    for twice in ([layer, layer], [layer, fn.Residual([layer])], [relu, layer, relu]):
+        with pytest.raises(ValueError, match="each layer once, but one came twice"):
+            fn.Sequential(twice)
+    net = fn.Sequential([layer, relu])
+    for stolen in ([layer], [relu], [fn.Dense(2, 2), fn.Residual([layer])], net.layers):
+        with pytest.raises(ValueError, match="belongs to another network already"):
+            fn.Sequential(stolen)
+    outer = fn.Sequential([net])
+    for stolen in ([net], [fn.Residual([net])]):
+        with pytest.raises(ValueError, match="belongs to another network already"):
+            fn.Sequential(stolen)
+    assert outer.predict([[1, 2]]).tobytes() == net.predict([[1, 2]]).tobytes()
+
+
+def test_a_layer_whose_network_is_gone_is_free_again():
+    layer = fn.Dense(2, 3)
+    fn.Sequential([layer])
+    gc.collect()
+    inner = fn.Sequential([layer])
+    fn.Sequential([inner])
+    gc.collect()
+    inner.compile()
+    assert inner.train_step([[1, 2]], [0]) > 0
+
+
+def test_a_refused_network_leaves_its_layers_free():
+    layer = fn.Dense(2, 3)
+    weight = layer.weight
+    for wrong in ([layer, 3], [layer, layer], [layer, fn.Dense(2, 2)]):
+        with pytest.raises((TypeError, ValueError)):
+            fn.Sequential(wrong)
+    weight[0, 0] = 5
+    assert fn.Sequential([layer]).predict([[1, 0]])[0, 0] == 5 + layer.bias[0]
+
+
+def test_48_arrays_of_before_are_read_only_and_assigned_ones_count(dtype):
+    """No stale pointer anywhere: what is written is what the engine sees, or an error."""
+    layer = fn.Dense(2, 3, dtype=dtype)
+    old = [array for _, *both in layer.parameters() for array in both]
+    net = fn.Sequential([layer, fn.ReLU()])
+    for array in old:
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 1
+    layer.weight = [[1, 2, 3], [4, 5, 6]]
+    layer.bias[...] = [0, 0, 1]
+    assert net.predict([[1, 1]]).tolist() == [[5, 7, 10]]
+    for bad in (np.ones((3, 2)), np.full((2, 3), "x")):
+        with unchanged(net), pytest.raises(ValueError, match="weight must"):
+            layer.weight = bad
+    inner = layer.weight
+    outer = fn.Sequential([net])
+    with pytest.raises(ValueError, match="read-only"):
+        inner[...] = 1
+    layer.weight *= 2
+    for network in (net, outer):
+        assert network.predict([[1, 1]]).tolist() == [[10, 14, 19]]
+    assert layer.weight_grad.shape == (2, 3) and layer.parameters()[0][1] is layer.weight
+
+
+def test_a_network_is_a_layer(dtype):
+    net, layers = fn.Sequential(make_layers(dtype)), make_layers(dtype)
+    x, dy = make_data(7, dtype)[0], np.ones((7, 3), dtype)
+    y = x
+    for layer in layers:
+        y = layer.forward(y)
+    dx = dy
+    for layer in reversed(layers):
+        dx = layer.backward(dx)
+    out, dx_out = np.empty_like(y), np.empty_like(x)
+    for arguments in ((), (out,)):
+        assert net.forward(x, *arguments).tobytes() == y.tobytes()
+        assert net.backward(dy, *([dx_out] if arguments else [])).tobytes() == dx.tobytes()
+    assert np.array_equal(out, y) and np.array_equal(dx_out, dx)
+    names = [name for name, _, _ in net.parameters()]
+    assert names == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for (_, value, grad), (_, expected, expected_grad) in zip(
+            net.parameters(), fn.Sequential(layers).parameters(), strict=True):
+        assert np.array_equal(value, expected) and np.array_equal(grad, expected_grad)
+    with pytest.raises(RuntimeError, match="needs a forward before it"):
+        net.backward(dy)
+
+
+def test_44_a_networks_passes_refuse_an_output_that_overlaps_their_input(dtype):
+    net = fn.Sequential([fn.Dense(4, 4, dtype=dtype), fn.ReLU(), fn.Dense(4, 4, dtype=dtype)])
+    x, _ = make_data(6, dtype)
+    before = x.copy()
+    with pytest.raises(ValueError, match="must not overlap"):
+        net.forward(x, out=x)
+    net.forward(x)
+    with pytest.raises(ValueError, match="must not overlap"):
+        net.backward(x, out=x)
+    assert np.array_equal(x, before)
+
+
+def test_flattened_inputs_of_any_shape_are_taken():
+    net = fn.Sequential([fn.Flatten(), fn.Dense(784, 10, rng=0)])
+    net.compile("sgd", metrics=["accuracy"])
+    images = np.random.default_rng(0).normal(size=(20, 28, 28)).astype("float32")
+    labels, rows = np.arange(20) % 10, images.reshape(20, 784)
+    for model in (net, net.frozen()):
+        expected = model.predict(rows)
+        assert np.array_equal(model.predict(images), expected)
+        assert np.array_equal(model.predict(images.tolist()), expected)
+        assert np.array_equal(model.predict(np.asfortranarray(images)), expected)
+        assert np.array_equal(model.predict(images.reshape(20, 7, 4, 28)), expected)
+        with pytest.raises(ValueError, match="X must have 784 features, got 756"):
+            model.predict(images[:, 1:])
+    assert net.evaluate(images, labels) == net.evaluate(rows, labels)
+    twin = copy.deepcopy(net)
+    assert net.train_step(images, labels) == twin.train_step(rows, labels)
+    for x in (images, rows):
+        history = net.fit(images, labels, rng=0, verbose=0, validation_data=(x, labels))
+        assert vars(history) == vars(twin.fit(rows, labels, rng=0, verbose=0,
+                                              validation_data=(rows, labels)))
+
+
+def test_01_no_images():
+    net = fn.Sequential([fn.Flatten(), fn.Dense(784, 10)])
+    assert net.predict(np.empty((0, 28, 28))).shape == (0, 10)
+    assert net.frozen().predict(np.empty((0, 28, 28))).shape == (0, 10)
+
+
+# ---- Compiling -------------------------------------------------------------------------------
+
+def test_compile_takes_names_and_objects():
+    x, y = make_data()
+    rows = np.eye(3)[y]
+    for name, loss, target in [
+            ("softmax_cross_entropy", fn.SoftmaxCrossEntropy(), y),
+            ("mse", fn.MeanSquaredError(), rows), ("mean_squared_error", "mse", rows)]:
+        by_name, by_object = fn.Sequential(make_layers()), fn.Sequential(make_layers())
+        by_name.compile("sgd", name)
+        by_object.compile(fn.SGD(lr=0.01), loss)
+        assert by_name.train_step(x, target) == by_object.train_step(x, target)
+        assert bits(by_name) == bits(by_object)
+    net = fn.Sequential([*make_layers(), fn.Softmax()])
+    net.compile(loss="cross_entropy", metrics=[fn.accuracy])
+    assert net.evaluate(x, y).loss == pytest.approx(
+        fn.CrossEntropy().forward(net.forward(x), y), rel=1e-6)
+
+
+@pytest.mark.parametrize("arguments, error, match", [
+    (("adam",), ValueError, "optimizer must be 'sgd' or an optimizer, got 'adam'"),
+    ((0.1,), TypeError, "optimizer must be an optimizer or its name, got 0.1"),
+    ((fn.SGD,), TypeError, "optimizer must be an optimizer"),
+    (("sgd", "hinge"), ValueError, "loss must be one of 'softmax_cross_entropy'.*, got 'hinge'"),
+    (("sgd", None), TypeError, "loss must be a loss or its name, got None"),
+    (("sgd", fn.CrossEntropy), TypeError, "loss must be a loss or its name"),
+    (("sgd", "mse", "accuracy"), TypeError, "metrics must be a list, got 'accuracy'"),
+    (("sgd", "cross_entropy", ["recall"]), ValueError, "metrics must hold 'accuracy'"),
+    (("sgd", "mse", ["accuracy"]), ValueError, "accuracy needs classes")])
+def test_49_what_cannot_be_compiled(arguments, error, match):
+    net = make_network()
+    x, y = make_data()
+    with pytest.raises(error, match=match):
+        net.compile(*arguments)
+    assert net.train_step(x, y) == make_network().train_step(x, y)      # what was chosen stays
+
+
+def test_softmax_is_not_taken_twice():
+    for layers in ([*make_layers(), fn.Softmax()],
+                   [fn.Sequential([*make_layers(), fn.Softmax()])]):
+        net = fn.Sequential(layers)
+        with pytest.raises(ValueError, match="ends in a Softmax: leave that out .* or use CrossEn"):
+            net.compile()
+        net.compile(loss="cross_entropy")       # the cure
+
+
+@pytest.mark.parametrize("name", ["Half", "SoftmaxCrossEntropy"])
+def test_an_own_loss_is_used_or_refused(name):
+    """Never taken for a built-in one, and never an obscure error in the middle of training."""
+    def forward(self, logits, target):
+        return fn.SoftmaxCrossEntropy.forward(self, logits, target) / 2
+
+    loss = type(name, (fn.SoftmaxCrossEntropy,), {"forward": forward})()
+    x, y = make_data()
+    net, expected = make_network(), make_network().evaluate(x, y).loss
+    with contextlib.suppress(TypeError, ValueError):
+        net.compile(loss=loss)
+        assert net.train_step(x, y) == pytest.approx(expected / 2, rel=1e-6)
+
+
+def test_an_own_optimizer_is_used_or_refused():
+    class Still(fn.SGD):
+        def step(self, layers):
+            pass
+
+    x, y = make_data()
+    net = make_network()
+    before = [value.tobytes() for _, value, _ in net.parameters()]
+    with contextlib.suppress(TypeError, ValueError):
+        net.compile(Still(0.1))
+        net.train_step(x, y)
+    assert [value.tobytes() for _, value, _ in net.parameters()] == before
+
+
+@OWN
+def test_before_compile_there_is_only_prediction(own):
+    net = fn.Sequential(make_layers(own=own))
+    x, y = make_data()
+    for call in (net.train_step, net.evaluate, net.fit):
+        with unchanged(net), pytest.raises(RuntimeError, match="compile the network first"):
+            call(x, y)
+    assert net.predict(x).shape == net.predict_proba(x).shape == (30, 3)
+
+
+def test_an_inner_network_is_trained_by_the_outer_one():
+    inner = make_network()
+    outer = fn.Sequential([inner])
+    with pytest.raises(RuntimeError, match="part of another one"):
+        inner.compile()
+    x, y = make_data()
+    outer.compile(fn.SGD(0.1, 0.9))
+    alone = make_network()
+    for _ in range(3):
+        assert outer.train_step(x, y) == alone.train_step(x, y)
+    assert bits(outer) == bits(inner) == bits(alone)
+    assert np.array_equal(inner.predict(x), alone.predict(x))
+
+
+# ---- fit -------------------------------------------------------------------------------------
+
+@OWN
+def test_the_loss_is_recorded_as_it_was_before_each_update(own):
+    net = make_network(own=own, metrics=["accuracy"])
+    x, y = make_data()
+    before = net.evaluate(x, y)
+    history = net.fit(x, y, batch_size=30, epochs=2, shuffle=False, verbose=0)
+    assert (history.loss[0], history.accuracy[0]) == before
+    assert history.loss[1] < history.loss[0]
+    before = net.evaluate(x, y)
+    assert net.train_step(x, y) == before.loss
+
+
+@OWN
+def test_validation_only_measures(own):
+    x, y = make_data(60)
+    plain, measured, split = (make_network(own=own, metrics=["accuracy"]) for _ in range(3))
+    history = plain.fit(x[:45], y[:45], epochs=3, rng=1, verbose=0)
+    others = [measured.fit(x[:45], y[:45], epochs=3, rng=1, verbose=0,
+                           validation_data=(x[45:].tolist(), y[45:].tolist())),
+              split.fit(x, y, epochs=3, rng=1, verbose=0, validation_split=0.25)]
+    for other, net in zip(others, (measured, split), strict=True):
+        assert bits(net) == bits(plain)
+        assert (other.loss, other.accuracy) == (history.loss, history.accuracy)
+        assert len(other.val_loss) == len(other.val_accuracy) == 3
+        assert (other.val_loss[-1], other.val_accuracy[-1]) == plain.evaluate(x[45:], y[45:])
+    assert history.val_loss == history.val_accuracy == []
+
+
+@OWN
+def test_every_sample_counts_once_however_batches_are_cut(own):
+    """With lr 0 the mean is the same for all: equal to rounding, which is 1e-6 in float32."""
+    x, y = make_data(50)
+    net = make_network(own=own, metrics=["accuracy"])
+    net.compile(fn.SGD(0), metrics=["accuracy"])
+    expected = net.evaluate(x, y)
+    for batch_size in (1, 7, 32, 49, 50, 51, 2**40, 10**30):    # the last is no C integer
+        history = net.fit(x, y, batch_size, verbose=0, rng=0)
+        assert history.loss == [pytest.approx(expected.loss, rel=1e-6)]
+        assert history.accuracy == [expected.accuracy]
+
+
+@OWN
+def test_orders_come_from_rng(own):
+    x, y = make_data()
+
+    def fit(**options):
+        net = make_network(own=own)
+        net.fit(x, y, batch_size=4, epochs=2, verbose=0, **options)
+        return bits(net)
+
+    assert fit(rng=3) == fit(rng=3) == fit(rng=np.random.default_rng(3))
+    assert fit(shuffle=False) == fit(shuffle=False, rng=3)
+    different = [fit(), fit(), fit(rng=3), fit(rng=4), fit(shuffle=False)]
+    assert len(set(different)) == 5
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    x, y = make_data()
+    at_once, one_by_one, repeated = (make_network() for _ in range(3))
+    generator = np.random.default_rng(0)
+    at_once.fit(x, y, batch_size=4, epochs=2, rng=0, verbose=0)
+    for _ in range(2):
+        one_by_one.fit(x, y, batch_size=4, rng=generator, verbose=0)
+        repeated.fit(x, y, batch_size=4, rng=0, verbose=0)
+    assert bits(at_once) == bits(one_by_one) != bits(repeated)
+
+
+def test_fit_leaves_its_arguments_alone():
+    x, y = make_data()
+    before = x.copy(), y.copy()
+    make_network().fit(x, y, validation_split=0.2, verbose=0)
+    assert np.array_equal(x, before[0]) and np.array_equal(y, before[1])
+
+
+@OWN
+@pytest.mark.parametrize("options, error, match", [
+    ({"batch_size": 0}, ValueError, r"batch_size must be in the interval \[1, inf\), got 0"),
+    ({"batch_size": 2.0}, TypeError, "batch_size must be an int, got 2.0"),
+    ({"epochs": -1}, ValueError, r"epochs must be in the interval \[1, inf\), got -1"),
+    ({"epochs": True}, TypeError, "epochs must be an int, got True"),
+    ({"verbose": 2}, ValueError, "verbose must be 0 or 1, got 2"),
+    ({"validation_split": 1.0}, ValueError, r"validation_split must be in the interval \[0, 1\)"),
+    ({"validation_split": -0.1}, ValueError, "validation_split must be in the interval"),
+    ({"validation_split": np.nan}, ValueError, "validation_split must be in the interval"),
+    ({"validation_split": 0.001}, ValueError, "leaves no sample of 30 on one side"),
+    ({"validation_split": 0.1, "validation_data": make_data()}, ValueError, "exclude each other"),
+    ({"validation_data": (np.ones((2, 5)), [0, 1])}, ValueError, None),
+    ({"validation_data": (np.ones((2, 4)), [0, 3])}, ValueError, r"target\[1\] is 3"),
+    ({"validation_data": (np.ones((2, 4)), [0])}, ValueError, "target must have 2 rows, got 1"),
+    ({"validation_data": 3}, TypeError, None),
+    ({"rng": -1}, ValueError, None), ({"rng": "seed"}, TypeError, None)],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+def test_49_arguments_of_fit(options, error, match, own):
+    net = make_network(own=own)
+    x, y = make_data()
+    with unchanged(net), pytest.raises(error, match=match):
+        net.fit(x, y, **{"verbose": 0, **options})
+
+
+# ---- What is shown ---------------------------------------------------------------------------
+
+@OWN
+def test_silence_or_a_line_per_epoch(own, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)              # import fails
+    net = make_network(own=own, metrics=["accuracy"])
+    x, y = make_data()
+    net.fit(x, y, epochs=10, verbose=0)
+    assert capsys.readouterr() == ("", "")
+    history = net.fit(x, y, epochs=10, validation_split=0.2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and lines[0].startswith("epoch  1/10: loss ")
+    assert lines[-1] == (f"epoch 10/10: loss {history.loss[-1]:.4f}, "
+                         f"accuracy {history.accuracy[-1]:.4f}, "
+                         f"val_loss {history.val_loss[-1]:.4f}, "
+                         f"val_accuracy {history.val_accuracy[-1]:.4f}")
+
+
+def test_a_bar_where_tqdm_is_installed(capsys):
+    pytest.importorskip("tqdm")
+    net = make_network()
+    x, y = make_data()
+    net.fit(x, y, epochs=3, verbose=0)
+    assert capsys.readouterr() == ("", "")
+    history = net.fit(x, y, epochs=3)
+    last = capsys.readouterr().out.split("\r")[-1]
+    assert "3/3" in last and f"loss {history.loss[-1]:.4f}" in last
+    with pytest.raises(FloatingPointError) as error:            # whose traceback holds the bar
+        net.fit(np.full_like(x, np.nan), y, epochs=3)
+    assert capsys.readouterr().out.endswith("\n") and error     # and it is closed
+
+
+def test_history_shows_itself():
+    history = fn.History()
+    assert repr(history) == "History(0 epochs)"
+    history.loss, history.val_loss = [0.5], [0.25]
+    assert repr(history) == "History(1 epoch: loss 0.5000, val_loss 0.2500)"
+    x, y = make_data()
+    history = make_network(metrics=["accuracy"]).fit(x, y, epochs=2, verbose=0)
+    assert repr(history) == (f"History(2 epochs: loss {history.loss[1]:.4f}, "
+                             f"accuracy {history.accuracy[1]:.4f})")
+    assert all(type(value) is float for value in history.loss + history.accuracy)
+    assert pickle.loads(pickle.dumps(history)).loss == history.loss
+
+
+def test_history_plots_labelled_curves():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    x, y = make_data()
+    history = make_network(metrics=["accuracy"]).fit(
+        x, y, epochs=4, validation_split=0.2, verbose=0)
+    axes = history.plot()
+    for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
+        for curve, label, column in zip(ax.get_lines(), ("training", "validation"),
+                                        (name, "val_" + name), strict=True):
+            assert curve.get_label() == label
+            assert curve.get_xdata().tolist() == [1, 2, 3, 4]
+            assert list(curve.get_ydata()) == getattr(history, column)
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+            "training", "validation"]
+    ax = make_network().fit(x, y, verbose=0).plot()
+    assert [curve.get_label() for curve in ax.get_lines()] == ["training"]
+    pyplot.close("all")
+
+
+def test_a_network_shows_its_layers():
+    net = fn.Sequential([fn.Flatten(), fn.Dense(4, 3), fn.Residual([fn.Dense(3, 3, False)])])
+    assert repr(net) == ("Sequential([Flatten(), Dense(4, 3), "
+                         "Residual([Dense(3, 3, bias=False)])])")
+    assert isinstance(net.layers, tuple) and len(net.layers) == 3
+    assert "4 to 3" in repr(net.frozen())
+
+
+def test_summary_shows_shapes_parameters_and_bytes(capsys):
+    net = fn.Sequential([fn.Dense(1000, 20), fn.ReLU(),
+                         fn.Residual([fn.Sequential([fn.Dense(20, 20, bias=False)])])])
+    net.summary()
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.split() for line in lines]
+    assert table[0] == ["layer", "output", "parameters"]
+    assert table[2] == ["Dense(1000,", "20)", "(n,", "20)", "20,020"]
+    assert table[3] == ["ReLU()", "(n,", "20)", "0"]
+    assert lines[4].strip() == "Residual" and lines[5].startswith("  Sequential")
+    assert table[6] == ["Dense(20,", "20,", "bias=False)", "(n,", "20)", "400"]
+    assert lines[6].startswith("    Dense")
+    assert lines[-1] == "20,420 parameters, 81,680 bytes, float32"
+    assert "layer by layer" not in "".join(lines)
+
+
+def test_summary_is_a_table_in_notebooks():
+    html = make_network(own=True)._table()._repr_html_()
+    assert html.startswith("<table>") and "<td>Dense(4, 8)</td><td>(n, 8)</td><td>40</td>" in html
+    assert "&lt;" in html and "<test" not in html               # a name in brackets is escaped
+    assert "runs layer by layer, because of Shift" in html
+
+
+# ---- Layers of one's own ---------------------------------------------------------------------
+
+@pytest.mark.parametrize("make, name", [
+    (lambda: Shift(8), "Shift"), (lambda: fn.Residual([Shift(8)]), "Shift"),
+    (lambda: fn.Sequential([fn.ReLU(), Shift(8)]), "Shift"),
+    (lambda: OwnDense(8, 8), "OwnDense"),
+    (lambda: fn.Residual([fn.Sequential([OwnDense(8, 8)])]), "OwnDense")],
+    ids=["plain", "in Residual", "in Sequential", "subclass", "subclass inside"])
+def test_a_network_with_an_own_layer_runs_layer_by_layer_and_says_so(make, name, capsys):
+    net = fn.Sequential([fn.Dense(4, 8), make(), fn.Dense(8, 3)])
+    net.summary()
+    assert f"runs layer by layer, because of {name}\n" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="only a network of built-in layers"):
+        net.frozen()
+    x, y = make_data()
+    net.compile(fn.SGD(0.1, 0.9))
+    first = net.train_step(x, y)
+    assert net.fit(x, y, epochs=20, verbose=0).loss[-1] < first
+
+
+def test_built_in_layers_never_leave_the_engine(capsys):
+    layers = [fn.Flatten(), fn.Dense(4, 4), fn.ReLU(), fn.Scale(2), fn.Softmax(),
+              fn.Residual([fn.Sequential([fn.Dense(4, 4), fn.Flatten(),
+                                          fn.Residual([fn.ReLU()])])])]
+    for layer in layers:
+        layer.forward = layer.backward = None       # who calls them fails
+    net = fn.Sequential([*layers, fn.Sequential([fn.ReLU()])])
+    net.compile(metrics=["accuracy"])
+    x, y = make_data()
+    net.train_step(x, y)
+    net.fit(x, y, validation_split=0.5, verbose=0)
+    net.evaluate(x, y)
+    net.predict_labels(x)
+    net.frozen().predict_proba(x)
+    net.summary()
+    assert "layer by layer" not in capsys.readouterr().out
+
+
+def test_own_layers_train_to_the_bits_of_built_in_ones(dtype):
+    """2 x, of one's own, and Scale(2): both are exact."""
+    x, y = make_data(45, dtype)
+    nets = []
+    for double in (Double(), fn.Scale(2)):
+        first, *others = make_layers(dtype)
+        net = fn.Sequential([first, double, *others])
+        net.compile(fn.SGD(0.1, 0.9), metrics=["accuracy"])
+        nets.append(net)
+    own, built_in = nets
+    for _ in range(3):
+        assert own.train_step(x, y) == built_in.train_step(x, y)
+        a, b = (net.fit(x, y, batch_size=16, epochs=2, rng=0, validation_split=0.2, verbose=0)
+                for net in nets)
+        assert vars(a) == vars(b)
+        assert own.evaluate(x, y) == built_in.evaluate(x, y)
+        for name in ("predict", "predict_proba", "predict_labels"):
+            assert np.array_equal(getattr(own, name)(x), getattr(built_in, name)(x))
+        assert bits(own) == bits(built_in)
+
+
+def test_38_layer_by_layer_too_a_failed_step_is_not_applied():
+    net = make_network(own=True)
+    x, y = make_data()
+    x[22] = np.nan
+    twin = make_network(own=True)
+    twin.fit(x[:20], y[:20], batch_size=10, shuffle=False, verbose=0)
+    with pytest.raises(FloatingPointError, match="at epoch 1, step 3, and the step was not appl"):
+        net.fit(x, y, batch_size=10, shuffle=False, verbose=0)
+    assert bits(net) == bits(twin)
+    net = fn.Sequential([fn.Dense(1, 1, weight_init="zeros"), Double()])
+    net.compile(fn.SGD(0.1), "mse", keep_gradients=True)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite"):
+        net.train_step([[1e25]], [[1e15]])
+    assert not bits(net).strip(b"\0")
+
+
+def test_06_layer_by_layer_too_rows_are_counted():
+    x, _ = make_data()
+    net = make_network(own=True, loss="mse")
+    for n in (29, 31):
+        for call in (net.train_step, net.evaluate, lambda x, y: net.fit(x, y, verbose=0)):
+            with unchanged(net), pytest.raises(ValueError, match="target must have"):
+                call(x, np.ones((n, 3)))
+
+
+def test_21_22_layer_by_layer_too_masks_are_not_lost():
+    x, y = make_data()
+    net = make_network(own=True)
+    for call in (net.train_step, net.evaluate, lambda x, y: net.fit(x, y, verbose=0)):
+        with unchanged(net), pytest.raises(TypeError, match="masked array"):
+            call(x, np.ma.array(y, mask=y > 1))
+        with unchanged(net), pytest.raises(TypeError, match="masked array"):
+            call(np.ma.array(x, mask=x > 1), y)
+
+
+def test_28_layer_by_layer_too_labels_are_checked_before_the_first_step():
+    x, y = make_data()
+    y[-1] = -1
+    net = make_network(own=True)
+    with unchanged(net), pytest.raises(ValueError, match=r"target\[29\] is -1"):
+        net.fit(x, y, batch_size=10, shuffle=False, verbose=0)
+
+
+def test_51_layer_by_layer_too_a_prediction_does_not_disturb_training():
+    """In the middle of a step, between forward and backward, another thread predicts."""
+    class Meanwhile(Double):
+        call = None
+
+        def backward(self, dy):
+            if self.call:
+                thread = threading.Thread(target=self.call)
+                thread.start()
+                thread.join()
+            return super().backward(dy)
+
+    def predict():
+        with contextlib.suppress(RuntimeError):
+            net.predict(3 * x)
+
+    x, y = make_data()
+    found = []
+    for call in (None, predict):
+        own = Meanwhile()
+        net = fn.Sequential([*make_layers(), own])
+        net.compile(fn.SGD(0.1))
+        own.call = call
+        net.train_step(x, y)
+        found.append(bits(net))
+    assert found[0] == found[1]
+
+
+# ---- Measuring and predicting ----------------------------------------------------------------
+
+def test_scores(dtype):
+    x, y = make_data(30, dtype)
+    net = make_network(dtype)
+    scores = net.evaluate(x, y)
+    assert isinstance(scores, fn.Scores) and scores.accuracy is None
+    assert scores.loss == fn.SoftmaxCrossEntropy().forward(net.predict(x), y)
+    net.compile(metrics=["accuracy"])
+    with unchanged(net):
+        loss, accuracy = net.evaluate(x, y)
+    assert loss == scores.loss and type(loss) is float
+    assert accuracy == fn.accuracy(net.predict(x), y) == np.mean(net.predict_labels(x) == y)
+    assert net.evaluate(x, np.eye(3)[y]).accuracy == accuracy
+    net.compile(loss="mse")
+    rows = np.eye(3, dtype=dtype)[y]
+    assert net.evaluate(x, rows) == (fn.MeanSquaredError().forward(net.predict(x), rows), None)
+
+
+def test_predictions_of_many_rows_are_taken_in_blocks(dtype):
+    """Sums of 300 products in another order: some hundred eps."""
+    layers = [fn.Dense(4, 300, dtype=dtype, rng=0), fn.ReLU(), fn.Dense(300, 3, dtype=dtype, rng=1)]
+    net = fn.Sequential(layers)
+    net.compile(metrics=["accuracy"])
+    x, y = make_data(3001, dtype)
+    together = net.forward(x)
+    tolerance = 300 * float(np.finfo(dtype).eps)
+    for model in (net, net.frozen()):
+        for n in (0, 1, 255, 256, 257, 437, 1000, 3001):
+            found = model.predict(x[:n])
+            assert found.shape == (n, 3) and found.dtype == dtype
+            np.testing.assert_allclose(found, together[:n], rtol=0, atol=tolerance)
+    loss, accuracy = net.evaluate(x, y)
+    assert loss == pytest.approx(fn.SoftmaxCrossEntropy().forward(together, y), rel=tolerance)
+    assert accuracy == fn.accuracy(net.predict(x), y)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_predictions(freeze, dtype):
+    net = make_network(dtype)
+    model = net.frozen() if freeze else net
+    x, _ = make_data(9, dtype)
+    scores = model.predict(x)
+    np.testing.assert_allclose(scores, net.forward(x), rtol=0, atol=50 * np.finfo(dtype).eps)
+    assert np.array_equal(model.predict_proba(x), fn.Softmax().forward(scores))
+    labels = model.predict_labels(x)
+    assert labels.dtype == np.int64 and np.array_equal(labels, scores.argmax(axis=1))
+    out = np.full((9, 3), np.nan, dtype)
+    assert model.predict(x, out) is out and np.array_equal(out, scores)
+    kept = model.predict(x)
+    model.predict(2 * x)
+    assert np.array_equal(kept, scores)                         # 47: never changes later
+    assert model.predict(x[:0]).shape == model.predict_proba(x[:0]).shape == (0, 3)
+    assert model.predict_labels(x[:0]).shape == (0,)
+
+
+def test_probabilities_of_a_softmax_are_taken_as_they_are():
+    net = fn.Sequential([fn.Sequential([*make_layers(), fn.Softmax()])])
+    x, _ = make_data()
+    for model in (net, net.frozen(), pickle.loads(pickle.dumps(net.frozen()))):
+        assert np.array_equal(model.predict_proba(x), model.predict(x))
+        np.testing.assert_allclose(model.predict(x).sum(axis=1), 1, rtol=1e-6)
+    net = make_network(loss="mse")
+    with pytest.raises(ValueError, match="which MeanSquaredError does not have"):
+        net.predict_proba(x)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_19_44_outputs_that_cannot_be_written(freeze, dtype):
+    net = fn.Sequential([fn.Dense(4, 6, dtype=dtype), fn.ReLU(), fn.Dense(6, 4, dtype=dtype)])
+    model = net.frozen() if freeze else net
+    x, _ = make_data(6, dtype)
+    before = x.copy()
+    read_only = np.zeros((6, 4), dtype)
+    read_only.flags.writeable = False
+    for out, error, match in [
+            (x, ValueError, "must not overlap"),
+            (read_only, ValueError, "is read-only"),
+            (np.zeros((5, 4), dtype), ValueError, r"must have shape \(6, 4\), got \(5, 4\)"),
+            (np.zeros((6, 4), int), ValueError, "must be float"),
+            (np.zeros((4, 6), dtype).T, ValueError, "must be C-contiguous"),
+            ([[0] * 4] * 6, TypeError, "must be a numpy.ndarray, got list")]:
+        with unchanged(net), pytest.raises(error, match=match):
+            model.predict(x, out)
+    with pytest.raises(ValueError, match="must not overlap"):
+        model.predict(x[:5], x[1:])
+    if not freeze:
+        with unchanged(net), pytest.raises(ValueError, match="must not overlap the parameters"):
+            net.predict(x, net.layers[2].weight)
+    assert np.array_equal(x, before) and not read_only.any()
+
+
+# ---- Frozen ----------------------------------------------------------------------------------
+
+def test_a_frozen_network_never_changes(dtype):
+    net = make_network(dtype)
+    x, y = make_data(30, dtype)
+    frozen = net.frozen()
+    kept = frozen.predict(x)
+    net.fit(x, y, epochs=3, verbose=0)
+    net.layers[0].weight = np.zeros((4, 8))
+    net.layers[2].bias[...] = 5
+    assert np.array_equal(frozen.predict(x), kept)
+    assert not np.allclose(net.predict(x), kept)
+    del net
+    gc.collect()
+    assert np.array_equal(frozen.predict(x), kept)
+
+
+def test_no_public_name_of_a_frozen_network_leads_to_its_weights():
+    frozen = make_network().frozen()
+    names = [name for name in dir(frozen) if not name.startswith("_")]
+    assert {"predict", "predict_proba", "predict_labels"} <= set(names)
+    for name in names:
+        value = getattr(frozen, name)
+        assert not isinstance(value, np.ndarray) or not value.flags.writeable
+        assert not hasattr(value, "train"), name
+    for name in ("fit", "train_step", "compile", "layers", "parameters"):
+        assert not hasattr(frozen, name)
+
+
+def test_a_frozen_network_can_be_pickled_and_copied(dtype):
+    net = fn.Sequential([fn.Flatten(), fn.Residual([fn.Dense(4, 4, dtype=dtype), fn.Scale(0.5)]),
+                         fn.ReLU(), fn.Dense(4, 3, False, dtype=dtype)])
+    x, _ = make_data(30, dtype)
+    frozen = net.frozen()
+    for twin in (pickle.loads(pickle.dumps(frozen)), copy.deepcopy(frozen), copy.copy(frozen)):
+        assert type(twin) is fn.Predictor and repr(twin) == repr(frozen)
+        assert np.array_equal(twin.predict(x.reshape(30, 2, 2)), frozen.predict(x))
+        assert np.array_equal(twin.predict_labels(x), frozen.predict_labels(x))
+
+
+# ---- Copies ----------------------------------------------------------------------------------
+
+@OWN
+@pytest.mark.parametrize("make_copy", [
+    copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+def test_a_copy_goes_on_training_with_the_same_bits(make_copy, own, dtype):
+    """The optimizer's velocities included, and by itself."""
+    net = fn.Sequential([fn.Sequential(make_layers(dtype, own)),
+                         fn.Residual([fn.Dense(3, 3, dtype=dtype)])])
+    net.compile(fn.SGD(0.1, 0.9, nesterov=True), metrics=["accuracy"], keep_gradients=True)
+    x, y = make_data(45, dtype)
+    net.fit(x, y, epochs=2, rng=0, verbose=0)
+    twin, before = make_copy(net), bits(net)
+    assert bits(twin) == before
+    histories = [one.fit(x, y, epochs=2, rng=1, verbose=0) for one in (twin, net)]
+    assert vars(histories[0]) == vars(histories[1])
+    assert bits(twin) == bits(net) != before
+    third = make_copy(twin)
+    net.train_step(x, y)
+    assert bits(twin) != bits(net)
+    twin.train_step(x, y)
+    third.train_step(x, y)
+    assert bits(third) == bits(twin) == bits(net)
+    assert np.array_equal(third.predict(x), net.predict(x))
+    assert np.array_equal(third.layers[1].layers[0].weight_grad,
+                          net.layers[1].layers[0].weight_grad)
+
+
+def test_a_copied_layer_is_free():
+    net = make_network()
+    layers = copy.deepcopy(list(net.layers))
+    twin = fn.Sequential(layers)
+    layers[0].weight = np.zeros((4, 8))
+    assert bits(net) != bits(twin) and net.layers[0].weight.any()
+
+
+# ---- Bad inputs ------------------------------------------------------------------------------
+
+def doors(net):
+    """Everything that takes samples; X is checked first, and then the number of labels."""
+    return [net.predict, net.predict_proba, net.predict_labels, net.frozen().predict,
+            lambda x: net.train_step(x, [0]), lambda x: net.evaluate(x, [0]),
+            lambda x: net.fit(x, [0], verbose=0),
+            lambda x: net.fit(np.ones((1, 4)), [0], validation_data=(x, [0]), verbose=0)]
+
+
+def steps(net):
+    """Everything that takes samples and a target."""
+    x, y = make_data()
+    return [net.train_step, net.evaluate, lambda x, y: net.fit(x, y, verbose=0),
+            lambda x_val, y_val: net.fit(x, y, validation_data=(x_val, y_val), verbose=0)]
+
+
+def test_01_no_rows():
+    net = make_network()
+    for call in (net.train_step, net.evaluate, lambda x, y: net.fit(x, y, verbose=0)):
+        for target in (np.empty(0, int), np.empty((0, 3))):
+            with unchanged(net), pytest.raises(ValueError, match="0 rows"):
+                call(np.empty((0, 4)), target)
+    net.compile(loss="mse")
+    with unchanged(net), pytest.raises(ValueError, match="0 rows"):
+        net.train_step(np.empty((0, 4)), np.empty((0, 3)))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (1, 2, 2)])
+def test_04_wrong_number_of_dimensions(shape):
+    net, match = make_network(), f"X must have 2 dimensions, got {len(shape)}"
+    for door in doors(net):
+        with unchanged(net), pytest.raises(ValueError, match=match):
+            door(np.ones(shape, np.float32))
+
+
+def test_05_wrong_number_of_features():
+    net = make_network()
+    for door in doors(net):
+        for width in (0, 3, 5):
+            match = f"X must have 4 features, got {width}"
+            with unchanged(net), pytest.raises(ValueError, match=match):
+                door(np.ones((2, width), np.float32))
+
+
+def test_06_different_numbers_of_rows():
+    x, y = make_data()
+    net = make_network()
+    for call in steps(net):
+        with unchanged(net), pytest.raises(ValueError, match="target must have 30 rows, got 29"):
+            call(x, y[1:])
+        with unchanged(net), pytest.raises(ValueError, match=r"target must have shape \(30, 3\)"):
+            call(x, np.eye(3)[y[1:]])
+    net.compile(loss="mse")
+    for call in steps(net)[:3]:
+        for target in (np.ones((29, 3)), np.ones((30, 2)), np.ones(30), np.ones((30, 3, 1))):
+            with unchanged(net), pytest.raises(ValueError, match=r"target must have shape \(30, 3"):
+                call(x, target)
+
+
+FORMS = {
+    "10 float64": lambda x: x.astype(np.float64), "11 float16": lambda x: x.astype(np.float16),
+    "12 int8": lambda x: x.astype(np.int8), "12 uint64": lambda x: x.astype(np.uint64),
+    "12 bool": lambda x: x.astype(bool), "14 byte-swapped": lambda x: x.astype(">f4"),
+    "16 Fortran order": np.asfortranarray,
+    "17 negative strides": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "18 column slice": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "19 read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+    "20 unaligned": lambda x: np.frombuffer(b"-" + x.tobytes(), x.dtype, offset=1).reshape(x.shape),
+    "25 list": lambda x: x.tolist(), "25 list of arrays": list,
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_10_to_20_and_25_harmless_forms_are_converted(kind, dtype):
+    x = np.random.default_rng(0).integers(0, 2, (30, 4)).astype(dtype)
+    form, y = FORMS[kind](x), make_data()[1]
+    nets = [make_network(dtype), make_network(dtype)]
+    results = []
+    for net, given in zip(nets, (x, form), strict=True):
+        history = net.fit(given, y, epochs=2, rng=0, validation_data=(given, y), verbose=0)
+        results.append((vars(history), net.train_step(given, y), net.evaluate(given, y),
+                        net.predict(given).tobytes(), net.frozen().predict(given).tobytes()))
+    assert results[0] == results[1] and bits(nets[0]) == bits(nets[1])
+    nets = [fn.Sequential([fn.Dense(4, 4, dtype=dtype, rng=0)]) for _ in range(2)]
+    for net, target in zip(nets, (x, form), strict=True):
+        net.compile(loss="mse")
+        net.train_step(x, target)
+    assert bits(nets[0]) == bits(nets[1])
+
+
+@pytest.mark.parametrize("x, error, match", [
+    (np.ones((1, 4)) + 0j, ValueError, "must hold real numbers, got dtype complex"),
+    (np.array([["1", "2", "3", "4"]]), ValueError, "must hold real numbers, got dtype"),
+    (np.array([[1, 2, 3, None]]), ValueError, "must hold real numbers, got dtype object"),
+    ([[1, 2, 3, 4], [1]], ValueError, "must be an array of numbers"),
+    (np.ma.array(np.ones((1, 4)), mask=[[0, 1, 0, 0]]), TypeError, "masked array"),
+    (None, TypeError, "must be an array, got None"),
+    (np.array([[1, 2, 1e39, 4]]), ValueError, r"X\[0, 2\] is 1e\+39, too large for float32")],
+    ids=["13 complex", "15 text", "15 objects", "15 ragged", "21 masked", "26 None", "27 large"])
+def test_13_15_21_26_27_what_is_no_array_of_numbers(x, error, match):
+    net = make_network()
+    for door in doors(net):
+        with unchanged(net), pytest.raises(error, match=match):
+            door(x)
+    if error is TypeError:
+        for call in steps(net):
+            with unchanged(net), pytest.raises(error, match="target must be a.*" + match[-5:]):
+                call(np.ones((1, 4)), x)
+
+
+def test_22_24_matrices_of_other_kinds():
+    class SparseMatrix:
+        """What all of SciPy's formats have."""
+
+        shape = (1, 4)
+
+        def tocsr(self):
+            return self
+
+    net = make_network()
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(np.ones((1, 4)))
+    for x, match in [(matrix, "numpy.matrix"), (SparseMatrix(), r"call toarray\(\)")]:
+        for door in doors(net):
+            with unchanged(net), pytest.raises(TypeError, match=match):
+                door(x)
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "cross_entropy"])
+@pytest.mark.parametrize("target, match", [
+    ([0, 1, 3], r"target\[2\] is 3, but labels must be whole numbers from 0 to 2"),
+    (np.array([0, -1, 2]), r"target\[1\] is -1"),
+    (np.array([0, 2**63, 2], np.uint64), r"target\[1\] is 9223372036854775808"),
+    ([0.5, 1, 2], r"target\[0\] is 0.5"), ([0, np.nan, 1], r"target\[1\] is nan"),
+    ([True, False, True], "bool means two classes, but the scores have 3"),
+    (["a", "b", "c"], "target must hold real numbers"),
+    ([[0], [1], [2]], r"must have shape \(3, 3\) or, for labels, \(3,\), got \(3, 1\)"),
+    (np.zeros((3, 3, 1)), r"1 dimension \(labels\) or 2"),
+    ([[0.5, 0.5, 0], [1, 0, 0], [0, -0.5, 1]], r"target\[2, 1\] is -0.5, but weights must be fin"),
+    ([[np.nan, 0, 1], [1, 0, 0], [1, 0, 0]], r"target\[0, 0\] is nan, but weights must be finite")])
+def test_28_to_35_targets_that_are_none(loss, target, match):
+    net = fn.Sequential([*make_layers(), fn.Softmax()] if loss == "cross_entropy"
+                        else make_layers())
+    net.compile(fn.SGD(0.1), loss)
+    for call in steps(net):
+        with unchanged(net), pytest.raises(ValueError, match=match):
+            call(np.ones((3, 4)), target)
+
+
+def test_31_to_35_all_forms_of_labels_train_alike():
+    x, y = make_data()
+    found = set()
+    for target in [y.astype(kind) for kind in (
+            "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", ">i8")] + [
+            y.tolist(), np.repeat(y, 2)[::2]]:
+        net = make_network(metrics=["accuracy"])
+        history = net.fit(x, target, rng=0, verbose=0)
+        found.add((*history.loss, *history.accuracy, net.train_step(x, target), bits(net)))
+    assert len(found) == 1
+
+
+def test_32_35_bool_labels_mean_two_classes_and_rows_are_weights():
+    """One-hot rows go through another loop of the kernel: 1e-6 apart in float32."""
+    x, y = make_data()
+    nets = [fn.Sequential([fn.Dense(4, 2, rng=0)]) for _ in range(3)]
+    labels = (y > 0).astype(int)
+    for net, target in zip(nets, (labels, y > 0, np.eye(2, dtype=bool)[labels]), strict=True):
+        net.compile(fn.SGD(0.1))
+        net.train_step(x, target)
+    assert bits(nets[0]) == bits(nets[1])
+    np.testing.assert_allclose(values(nets[2])[0], values(nets[0])[0], rtol=0, atol=1e-6)
+
+
+def test_a_vector_of_numbers_is_a_target_of_one_output():
+    x, y = make_data()
+    nets = [fn.Sequential([fn.Dense(4, 1, rng=0)]) for _ in range(2)]
+    for net, target in zip(nets, (y, y.reshape(-1, 1)), strict=True):
+        net.compile(loss="mse")
+        net.train_step(x, target)
+    assert bits(nets[0]) == bits(nets[1])
+
+
+def test_37_nan_goes_through_predictions():
+    net = make_network()
+    x, _ = make_data(5)
+    x[2, 1] = np.nan
+    for model in (net, net.frozen()):
+        assert np.isnan(model.predict(x)).all(axis=1).tolist() == [False, False, True, False, False]
+
+
+def test_39_huge_scores_have_an_exact_finite_loss(dtype):
+    net = fn.Sequential([fn.Dense(1, 2, dtype=dtype)])
+    net.compile(fn.SGD(0.0))
+    net.layers[0].weight = [[1e30, -1e30]]
+    assert net.train_step([[1]], [1]) == 2 * float(dtype.type(1e30))
+    assert net.train_step([[1]], [0]) == 0
+
+
+def test_47_arrays_may_change_after_a_call():
+    x, y = make_data()
+    net, twin = make_network(), make_network()
+    for i in range(3):
+        given, labels = x + i, y.copy()
+        net.train_step(given, labels)
+        given[...], labels[...] = np.nan, 77
+        twin.train_step(x + i, y)
+    assert bits(net) == bits(twin)
+
+
+def test_49_a_learning_rate_beyond_float32_changes_nothing():
+    net = make_network()
+    net.compile(fn.SGD(1e39))
+    x, y = make_data()
+    for call in (net.train_step, lambda x, y: net.fit(x, y, verbose=0)):
+        with unchanged(net), pytest.raises(ValueError, match="for float32, got 1e"):
+            call(x, y)
