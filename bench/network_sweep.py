@@ -324,7 +324,8 @@ SIZES: dict[str, Callable[[Network], int]] = {
     "depth": lambda network: network.depth,
 }
 KINDS = {"training": TRAINING, "inference": INFERENCE}
-COLOURS = {"step": "C0", "fit": "C9", "predict": "C1", "frozen": "C3"}
+TICKS = [0.5, 1, 2, 5, 10, 20]
+COLOURS = {"step": "C0", "fit": "C2", "predict": "C1", "frozen": "C3"}
 
 
 def draw(points: Sequence[Point], title: str) -> Any:
@@ -343,6 +344,7 @@ def draw(points: Sequence[Point], title: str) -> Any:
         axes.axhline(1, color="black", linewidth=1)
         axes.set(title=kind, xlabel="work of a training step (floating-point operations)",
                  ylabel="NumPy's time / fastnet's time")
+        axes.set_yticks(TICKS, map(str, TICKS))
     grown = [line for line in SIZES if any(point.line == line for point in points)]
     panels = halves[1].subplots(1, len(grown), squeeze=False)[0]
     for axes, line in zip(panels, grown, strict=True):
@@ -354,6 +356,8 @@ def draw(points: Sequence[Point], title: str) -> Any:
                           style, color=COLOURS[ways[0]], label=name)
         axes.set(title=f"as {line} grows", xlabel=line, ylabel="time (us)", yscale="log",
                  xscale="linear" if line == "depth" else "log")
+        if line == "depth":
+            axes.set_xticks(range(0, DEEPEST + 1, 5))
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.legend()

@@ -73,13 +73,13 @@ static inline void narrow(dvec d, vec *v, int k) { ((part *)v)[k] = __builtin_co
 static inline vec broadcast(real x) { return x - (vec){0}; }
 static inline dvec broadcast_double(double x) { return x - (dvec){0}; }
 
-/* max(a, b) and min(a, b); b where either is NaN.   v, and gcc is kept from loading it again. */
+/* max(a, b) and min(a, b); b where either is NaN.   v, which gcc must not load or compute again. */
 #if defined(__x86_64__)
 static inline vec in_register(vec v) { return ({ __asm__("" : "+v"(v)); v; }); }
 static inline vec larger(vec a, vec b) { return MM(max)(a, b); }
 static inline vec smaller(vec a, vec b) { return MM(min)(a, b); }
 #else
-static inline vec in_register(vec v) { return v; }
+static inline vec in_register(vec v) { return ({ __asm__("" : "+X"(v)); v; }); }
 #define CHOOSE(mask, a, b) (vec)(((lanes)(mask) & (lanes)(a)) | (~(lanes)(mask) & (lanes)(b)))
 static inline vec larger(vec a, vec b) { return CHOOSE(a > b, a, b); }
 static inline vec smaller(vec a, vec b) { return CHOOSE(a < b, a, b); }

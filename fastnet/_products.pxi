@@ -17,7 +17,7 @@ cdef enum:
     AREA = 512          # of a block of C, for each row of B, where C is larger than LARGE
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
-    TALL = 64
+    TALL = 64           # rows; half as many where rows of B begin inside of a vector
     GATHER = 128        # to twice as many columns of C pay for a copy of A, if its rows lie apart
     MOST_OUTER = 8      # rows of B in `outer`
     PLAIN = 32          # multiplications up to which `plain` is quickest
@@ -128,7 +128,8 @@ cdef void product(
     """
     cdef vec panel[DEPTH * VECTORS]
     cdef Py_ssize_t highest = HEIGHT, i = 0, p, q, height, depth, some
-    cdef bint packs = b_col > 1 or b_col == 1 and k * n > FAR and m >= TALL
+    cdef bint packs = (b_col > 1
+                       or b_col == 1 and k * n > FAR and m >= (TALL // 2 if n % LANES else TALL))
     cdef Py_ssize_t together = VECTORS * LANES // ROWS * ROWS       # rows of A in the panel
     cdef bint gathers = (a_row == 1 and a_col > 1 and together > 0
                          and GATHER <= n <= 2 * GATHER)

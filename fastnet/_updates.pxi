@@ -12,7 +12,9 @@ cdef inline vec sgd_vector(
         v = mu * load(V, left) + dw
         store(V, v, left)
         dw = dw + mu * v if nesterov else v
-    w = w - rate * dw
+    # In a register, so that gcc rounds the product and the difference in one step wherever this
+    # stands, and the bits are the same.
+    w = w - rate * in_register(dw)
     store(W, w, left)
     return w - w
 

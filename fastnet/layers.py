@@ -373,7 +373,7 @@ class Residual(Layer):
     def __init__(self, layers: Sequence[Any]) -> None:
         if _is_layer(layers):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
-        self.layers = list(layers)
+        self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("layers must hold at least 1 layer, got 0")
         for layer in self.layers:
@@ -381,7 +381,7 @@ class Residual(Layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
 
     @property
-    def _chain(self) -> list[Any]:
+    def _chain(self) -> tuple[Any, ...]:
         """What an optimizer goes into, to keep each layer's state under that layer."""
         return self.layers
 
@@ -420,7 +420,7 @@ class Residual(Layer):
                 yield f"{index}.{name}", value, gradient
 
     def __repr__(self) -> str:
-        return f"Residual({self.layers!r})"
+        return f"Residual({list(self.layers)!r})"
 
 
 def _same_type(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from copy import copy
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -244,6 +245,8 @@ class Sequential(Layer):
         owner = weakref.ref(self)
         for layer in every:
             _networks[layer] = owner
+            if isinstance(layer, Sequential):
+                layer._optimizer = layer._loss = None       # now this network trains it
 
     def _check_free(self, every: list[Any]) -> None:
         """ValueError for a layer of another network, unless this network takes that one in."""
@@ -308,7 +311,9 @@ class Sequential(Layer):
             use=outer.use if outer is not None else None)
 
     def _flattens(self) -> bool:
-        return type(next(iter(_flat(self._layers)))) is Flatten
+        """Whether there is a Flatten before the first dense layer."""
+        before = takewhile(lambda layer: type(layer) is not Dense, _flat(self._layers))
+        return any(type(layer) is Flatten for layer in before)
 
     # ---- As a layer ----------------------------------------------------------------------------
 
