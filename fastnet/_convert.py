@@ -5,6 +5,7 @@ What would lose its meaning on the way (masks, sparse storage, imaginary parts, 
 """
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,27 @@ def finite(value: Any, name: str) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be in the interval (-inf, inf), got {number}")
+    return number
+
+
+def positive(value: Any, name: str) -> int:
+    """Return a size or a count as an int.
+
+    Raises
+    ------
+    TypeError
+        No whole number, or a bool.
+    ValueError
+        Below 1.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an int, got {value!r}") from error
+    if number < 1:
+        raise ValueError(f"{name} must be in the interval [1, inf), got {number}")
     return number
 
 

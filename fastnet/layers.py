@@ -21,7 +21,6 @@ Exercises A to F, named as sources of formulas, are worked by hand in `examples/
 from __future__ import annotations  # numpy.random is slow to import: not before it is used
 
 import math
-import operator
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -29,7 +28,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastnet import _ops, initializers
-from fastnet._convert import finite
+from fastnet._convert import finite, positive
 
 __all__ = ["Add", "Dense", "Flatten", "Layer", "Maximum", "ReLU", "Residual", "Scale", "Softmax"]
 
@@ -46,19 +45,6 @@ def _float_type(dtype: Any) -> np.dtype:
     if dtype is None or not found.isnative or found.name not in ("float32", "float64"):
         raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
     return found
-
-
-def _width(value: Any, name: str) -> int:
-    """Return a number of features as a positive int, or raise TypeError or ValueError."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    try:
-        width = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be an int, got {value!r}") from error
-    if width < 1:
-        raise ValueError(f"{name} must be in the interval [1, inf), got {width}")
-    return width
 
 
 class _CheckedArray:
@@ -174,7 +160,7 @@ class Dense(Layer):
         dtype: Any = "float32",
         rng: Seed = None,
     ) -> None:
-        n_in, n_out = _width(in_features, "in_features"), _width(out_features, "out_features")
+        n_in, n_out = positive(in_features, "in_features"), positive(out_features, "out_features")
         dtype = _float_type(dtype)
         if not isinstance(bias, (bool, np.bool_)):
             raise TypeError(f"bias must be a bool, got {bias!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations  # numpy.random is slow to import: not before it is used
 
 import math
-import operator
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastnet import _engine, _ops
+from fastnet._convert import positive
 from fastnet.layers import Dense, Flatten, Layer, Parameter, ReLU, Residual, Scale, Softmax
 from fastnet.losses import CrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from fastnet.metrics import accuracy
@@ -537,7 +537,7 @@ class Sequential(Layer):
             On Ctrl-C, between two steps: the parameters are those of a finished step.
         """
         _, loss = self._compiled()
-        batch_size, epochs = _count(batch_size, "batch_size"), _count(epochs, "epochs")
+        batch_size, epochs = positive(batch_size, "batch_size"), positive(epochs, "epochs")
         if verbose not in (0, 1):
             raise ValueError(f"verbose must be 0 or 1, got {verbose!r}")
         x = self._inputs(x)
@@ -868,19 +868,6 @@ def _check_apart(out: Any, given: Any, name: str) -> None:
     if isinstance(out, np.ndarray) and isinstance(given, np.ndarray):
         if np.may_share_memory(out, given):
             raise ValueError(f"out must not overlap {name}")
-
-
-def _count(value: Any, name: str) -> int:
-    """Return a positive int, or raise TypeError or ValueError."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    try:
-        count = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be an int, got {value!r}") from error
-    if count < 1:
-        raise ValueError(f"{name} must be in the interval [1, inf), got {count}")
-    return count
 
 
 def _progress(epochs: int) -> tuple[Any, Any]:
