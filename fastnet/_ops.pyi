@@ -4,6 +4,7 @@ from numpy import dtype as DType
 from numpy import ndarray
 
 isa: str
+__pyx_capi__: dict[str, Any]        # what other compiled modules take from this one
 
 def available_isas() -> tuple[str, ...]: ...
 def compiler() -> str: ...
