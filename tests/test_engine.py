@@ -673,3 +673,16 @@ def test_54_ctrl_c_leaves_the_parameters_of_a_finished_step():
         assert process.stdout.readline() == "stopped\n"
         assert time.perf_counter() - start < 1              # an epoch takes far longer
         assert 0 < int(process.stdout.readline()) < 2000
+
+
+@pytest.mark.parametrize("order", [None, np.array([1, 0])], ids=["in order", "shuffled"])
+def test_28_labels_that_change_while_they_are_in_use_are_not_followed(order):
+    """They were checked before; another thread may have written to them since."""
+    net = fn.Sequential([fn.Dense(2, 3)])
+    before = net.layers[0].weight.copy()
+    for bad in (3, -1, 2**62):
+        outcome, *_ = net._engine.train(
+            np.ones((2, 2), np.float32), np.array([0, bad]), "SoftmaxCrossEntropy", 2, order,
+            False, False, None, 0.1, 0.0, False)
+        assert outcome == "label"
+    assert np.array_equal(net.layers[0].weight, before)
