@@ -165,16 +165,13 @@ cdef void input_gradient(
     if n_out == 1:                          # W is its own transpose
         outer(dZ, 1, 1, W, n_in, mask, dX, n, n_in, 1)
         return
-    if n_in == 1 and n_out <= MOST_OUTER:   # dX^T = W dZ^T, and dZ is read as narrow weights are
-        narrow_layer(NULL, W, <real *>dZ, dX, n, n_out)
-        if mask != NULL:
-            relu_backward(mask, dX, dX, n)
-        return
     if (4 <= n and n_out <= MOST_OUTER and LANES <= n_in
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
         narrow_input_gradient(W, dZ, mask, dX, n, n_in, n_out)
         return
-    if n == 1 and n_out <= MOST_OUTER:
+    if n_in == 1 and n_out <= MOST_OUTER:   # dX^T = W dZ^T, and dZ is read as narrow weights are
+        narrow_layer(NULL, W, <real *>dZ, dX, n, n_out)
+    elif n == 1 and n_out <= MOST_OUTER:
         narrow_layer(NULL, dZ, <real *>W, dX, n_in, n_out)
     elif n < 4 and n_out < LANES:
         plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, n, n_out, n_in, False)
