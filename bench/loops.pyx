@@ -51,7 +51,7 @@ def backward_dX(cnp.ndarray W, cnp.ndarray dZ, cnp.ndarray dX, int repeat):
     for _ in range(repeat):
         kernels.dense_backward(
             NULL, data(W), data(dZ), data(dX), NULL, NULL, dZ.shape[0], W.shape[0], W.shape[1],
-            False)
+            False, False)
     return dX
 
 
@@ -60,7 +60,7 @@ def backward_dW(cnp.ndarray X, cnp.ndarray dZ, cnp.ndarray dW, int repeat):
     for _ in range(repeat):
         kernels.dense_backward(
             data(X), NULL, data(dZ), NULL, data(dW), NULL, X.shape[0], X.shape[1], dZ.shape[1],
-            False)
+            False, False)
     return dW
 
 

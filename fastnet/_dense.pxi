@@ -27,13 +27,14 @@ cdef inline void add_rows(
             totals[j // LANES * PARTS + k] = totals[j // LANES * PARTS + k] + parts[k]
 
 
-cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
-    """sums[j] = sum_i A[i, j], added up in double: SUMMED rows at a time, in memory's order."""
+cdef void sum_rows(
+        const real *A, real *sums, Py_ssize_t m, Py_ssize_t n, bint add) noexcept nogil:
+    """sums[j] = sum_i A[i, j], or += if add, in double: SUMMED rows at a time, as they lie."""
     cdef dvec totals[BAND * PARTS]
     cdef vec v = broadcast(0)
     cdef Py_ssize_t first, i, j, width, vectors, left
     cdef int k
-    if m == 1:
+    if m == 1 and not add:
         memcpy(sums, A, n * sizeof(real))
         return
     for first from 0 <= first < n by BAND * LANES:
@@ -51,6 +52,10 @@ cdef void sum_rows(const real *A, real *sums, Py_ssize_t m, Py_ssize_t n) noexce
                 add_rows(A + i * n + first, totals, n, width, left, 1)
                 i += 1
         for j in range(vectors):
+            if add:
+                v = load(sums + first + j * LANES, width - j * LANES)
+                for k in range(PARTS):
+                    totals[j * PARTS + k] = totals[j * PARTS + k] + widen(v, k)
             for k in range(PARTS):
                 narrow(totals[j * PARTS + k], &v, k)
             store(sums + first + j * LANES, v, width - j * LANES)
@@ -188,22 +193,24 @@ cdef void input_gradient(
 
 cdef void weight_gradient(
         const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """dW = X^T dZ, or some of its rows; which way it is computed depends on the whole."""
+        Py_ssize_t first, Py_ssize_t rows, bint add) noexcept nogil:
+    """dW = X^T dZ, or += if add, or some of its rows; how it is computed depends on the whole."""
     cdef double tiles = by_tiles(n_in, n, n_out)
     cdef double flipped = by_tiles(n_out, n, n_in)
     if n_out > 1:
         flipped += 10.0 * n_in * n_out      # to put entries where they belong, one by one
-    if n * n_in * n_out <= PLAIN:
+    if n * n_in * n_out <= PLAIN and not add:
         plain(X + first, 1, n_in, dZ, n_out, 1, NULL, dW, rows, n, n_out, False)
-    elif n == 1 and n_out <= MOST_OUTER:
+    elif n == 1 and n_out <= MOST_OUTER and not add:
         narrow_layer(X + first, dZ, dW, NULL, rows, n_out)
-    elif 1 <= n <= 5 and (n_out >= LANES or n <= 2 and n_out > 1):
+    elif 1 <= n <= 5 and (n_out >= LANES or n <= 2 and n_out > 1) and not add:
         outer(X + first, 1, n_in, dZ, n_out, NULL, dW, rows, n_out, n)
     elif flipped < tiles:                   # dW^T = dZ^T X
-        product(dZ, 1, n_out, X + first, n_in, 1, NULL, NULL, dW, 1, n_out, n_out, n, rows, False)
+        product(dZ, 1, n_out, X + first, n_in, 1, NULL, NULL, dW, 1, n_out,
+                n_out, n, rows, False, add)
     else:
-        product(X + first, 1, n_in, dZ, n_out, 1, NULL, NULL, dW, n_out, 1, rows, n, n_out, False)
+        product(X + first, 1, n_in, dZ, n_out, 1, NULL, NULL, dW, n_out, 1,
+                rows, n, n_out, False, add)
 
 
 cdef bint dense_sgd_update(
@@ -232,7 +239,7 @@ cdef bint dense_sgd_update(
                 input_gradient(w, dZ, X + first if relu else NULL, dX + first, 1, some, n_out)
             finite &= single_sgd_update(X + first, dZ, w, v, some, n_out, lr, momentum, nesterov)
         else:
-            weight_gradient(X, dZ, dW, n, n_in, n_out, first, some)
+            weight_gradient(X, dZ, dW, n, n_in, n_out, first, some, False)
             finite &= sgd_update(dW, w, v, some * n_out, lr, momentum, nesterov)
         first += some
     return finite
@@ -240,11 +247,14 @@ cdef bint dense_sgd_update(
 
 cdef void dense_backward(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
-    """dX = dZ W^T, then 0 where X <= 0 if relu,   dW = X^T dZ,   db = sum of dZ's rows."""
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, bint add) noexcept nogil:
+    """dX = dZ W^T, then 0 where X <= 0 if relu,   dW = X^T dZ,   db = sum of dZ's rows.
+
+    If add, dW += and db +=.
+    """
     if dX != NULL:
         input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out)
     if dW != NULL:
-        weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in)
+        weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in, add)
     if db != NULL:
-        sum_rows(dZ, db, n, n_out)
+        sum_rows(dZ, db, n, n_out, add)

@@ -60,8 +60,9 @@ cdef enum:
     MANY_PARAMETERS = 32_768    # in a layer: from here on, its update follows its gradient at once,
     SMALL_BATCH = 256       # if the batch is small, or else the product is all that counts;
     WIDE = 64               # with so many outputs, also where the batch is a single sample
-    BLOCK_ROWS = 256        # of a prediction at a time, or more,
-    BLOCK_ENTRIES = 131_072     # while the widest value has no more entries
+    BLOCK_ROWS = 256        # at a time, or more,
+    BLOCK_ENTRIES = 131_072     # while the widest value of a prediction has no more entries,
+    ROWS_PER_WEIGHT = 600     # or in training one for so many weights of the largest layer
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
     WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
 
@@ -103,6 +104,12 @@ def padded(size, dtype):
     """Return `size` rounded up to entries that fill whole multiples of 64 bytes."""
     per_line = ALIGNMENT // np.dtype(dtype).itemsize
     return -(-size // per_line) * per_line
+
+
+cdef inline Py_ssize_t evenly(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
+    """Rows in a part, if n are cut into as few parts of up to `most` as will do."""
+    cdef Py_ssize_t parts = max(<Py_ssize_t>1, (n + most - 1) // most)
+    return (n + parts - 1) // parts
 
 
 cdef inline bint overlap(char *a, Py_ssize_t a_size, char *b, Py_ssize_t b_size) noexcept:
@@ -154,7 +161,7 @@ cdef class Engine:
 
     cdef Operation *operations
     cdef readonly Py_ssize_t n_in, n_out
-    cdef Py_ssize_t n_operations, columns, predict_columns, widest, n_scratch
+    cdef Py_ssize_t n_operations, columns, predict_columns, widest, largest, n_scratch
     cdef Py_ssize_t gradient_places[2]
     cdef double work                # multiplications per row, forward
     cdef const KernelTable *kernels
@@ -242,6 +249,7 @@ cdef class Engine:
             op.x, op.from_ = x, from_
             if op.kind == DENSE:
                 self.work += <double>op.n_in * op.n_out
+                self.largest = max(self.largest, op.n_in * op.n_out)
                 if op.n_in * op.n_out >= MANY_PARAMETERS:
                     self.n_scratch = max(self.n_scratch, min(FEW_ROWS, op.n_in) * op.n_out)
             else:
@@ -328,15 +336,17 @@ cdef class Engine:
             return y
         return <real *>(arena + place * rows * self.itemsize)
 
-    def reserve(self, Py_ssize_t rows):
+    def reserve(self, Py_ssize_t batch_size):
         """Make room for training batches of so many rows."""
+        cdef Py_ssize_t rows = self.training_block(batch_size)
+        if self.labels is None or cnp.PyArray_DIM(self.labels, 0) < batch_size:
+            self.labels = np.zeros(batch_size, np.intp)
+            self.labels_start = <Py_ssize_t *>cnp.PyArray_DATA(self.labels)
         if self.rows < rows:
             self.training = None        # not both at a time
             self.rows = 0
             self.training = Arena(rows, self.columns, self.dtype)
             self.arena_start = self.training.start
-            self.labels = np.zeros(self.training.rows, np.intp)
-            self.labels_start = <Py_ssize_t *>cnp.PyArray_DATA(self.labels)
             self.rows = self.training.rows
 
     def poison(self, value):
@@ -359,8 +369,9 @@ cdef class Engine:
                            n, False)
 
     cdef int backward(
-            self, const real *x, Py_ssize_t n, bint keep, Update *u, char *V) noexcept nogil:
-        """From the gradient by the scores to those of all parameters.
+            self, const real *x, Py_ssize_t n, bint add, bint keep, Update *u,
+            char *V) noexcept nogil:
+        """From the gradient by the scores to those of all parameters, or add to these.
 
         Large weights are updated on the way, unless gradients are kept; returns whether these are
         finite then.
@@ -383,7 +394,7 @@ cdef class Engine:
                 self.kernels.dense_backward(
                     self.here(op.x, x), self.parameter(op.weight), dy, NULL if at_once else dx,
                     NULL if at_once else self.gradient(op.weight), self.gradient(op.bias),
-                    n, op.n_in, op.n_out, op.after_relu)
+                    n, op.n_in, op.n_out, op.after_relu, add)
                 if at_once:
                     finite &= self.kernels.dense_sgd_update(
                         self.here(op.x, x), dy, dx, self.entry(self.scratch_start, 0),
@@ -448,13 +459,16 @@ cdef class Engine:
 
     cdef double loss_of(
             self, Loss loss, const real *scores, const Py_ssize_t *labels, const real *T,
-            real *gradient, Py_ssize_t n) noexcept nogil:
-        """Mean loss and, unless NULL, its gradient by the scores."""
+            real *gradient, Py_ssize_t n, Py_ssize_t total) noexcept nogil:
+        """Part of n rows in the mean loss of all and, unless NULL, its gradient by the scores."""
         if loss == SOFTMAX_CROSS_ENTROPY:
-            return self.kernels.softmax_cross_entropy(scores, labels, T, gradient, n, self.n_out)
+            return self.kernels.softmax_cross_entropy(
+                scores, labels, T, gradient, n, self.n_out, total) / total
         if loss == CROSS_ENTROPY:
-            return self.kernels.cross_entropy(scores, labels, T, gradient, n, self.n_out)
-        return self.kernels.mean_squared_error(scores, T, gradient, n * self.n_out)
+            return self.kernels.cross_entropy(
+                scores, labels, T, gradient, n, self.n_out, total) / total
+        return self.kernels.mean_squared_error(
+            scores, T, gradient, n * self.n_out, total * self.n_out) / (total * self.n_out)
 
     cdef inline bint updates_at_once(self, Operation *op, Py_ssize_t n) noexcept nogil:
         """Whether the update of a dense layer's weights does not wait for the others."""
@@ -485,23 +499,44 @@ cdef class Engine:
 
     cdef Outcome step(
             self, const real *x, const Py_ssize_t *labels, const real *T, Py_ssize_t n, Loss loss,
-            bint keep, Update *u, char *V, double *value) noexcept nogil:
-        """Forward, loss, backward, update."""
-        cdef const real *scores = self.here(self.operations[self.n_operations - 1].y, x)
-        cdef bint finite
-        self.forward(x, n)
-        if (loss == CROSS_ENTROPY
-                and self.kernels.first_bad_probability(scores, n * self.n_out) >= 0):
-            return BAD_PROBABILITY
-        value[0] = self.loss_of(loss, scores, labels, T, self.here(self.gradient_places[0], x), n)
-        if not isfinite(value[0]):
-            return BAD_LOSS
-        finite = self.backward(x, n, keep, u, V)
+            bint keep, Update *u, char *V, double *value, Py_ssize_t *correct) noexcept nogil:
+        """Forward, loss, backward, update; adds the number of right answers, unless NULL.
+
+        A large batch is taken in blocks of rows, whose gradients are added up.
+        """
+        cdef Py_ssize_t first = 0, some, block = self.training_block(n)
+        cdef const real *scores
+        cdef bint finite = True
+        value[0] = 0
+        while first < n:
+            some = min(n - first, block)
+            scores = self.here(self.operations[self.n_operations - 1].y, x)
+            self.forward(x, some)
+            if (loss == CROSS_ENTROPY
+                    and self.kernels.first_bad_probability(scores, some * self.n_out) >= 0):
+                return BAD_PROBABILITY
+            value[0] += self.loss_of(loss, scores, labels, T,
+                                     self.here(self.gradient_places[0], x), some, n)
+            if not isfinite(value[0]):
+                return BAD_LOSS
+            if correct != NULL:
+                correct[0] += self.kernels.count_correct(scores, labels, T, some, self.n_out)
+            finite &= self.backward(x, some, first > 0, keep, u, V)
+            first += some
+            x = self.rows_on(x, some, self.n_in)
+            if T != NULL:
+                T = self.rows_on(T, some, self.n_out)
+            else:
+                labels = labels + some
         if keep and self.kernels.first_not_finite(
                 self.gradient(0), self.size) >= 0:
             return BAD_GRADIENT
         finite &= self.update(n, keep, u, V)
         return FINE if finite else BAD_PARAMETER
+
+    cdef inline const real *rows_on(
+            self, const real *rows, Py_ssize_t n, Py_ssize_t columns) noexcept nogil:
+        return <const real *>(<const char *>rows + n * columns * self.itemsize)
 
     cdef bint take_labels(
             self, const Py_ssize_t *labels, const Py_ssize_t *order, Py_ssize_t *to,
@@ -624,14 +659,11 @@ cdef class Engine:
                     T = self.gather(targets, self.n_out, target_rows, at, some)
                 else:
                     T = <const real *>(targets + first * target_row)
-                outcome = self.step(batch, labels, T, some, kind, keep_gradients, &u, V, &value)
+                outcome = self.step(batch, labels, T, some, kind, keep_gradients, &u, V, &value,
+                                    &correct if accuracy else NULL)
                 if outcome != FINE:
                     break
                 total += value * some
-                if accuracy:
-                    correct += self.kernels.count_correct(
-                        self.here(self.operations[self.n_operations - 1].y, batch), labels, T,
-                        some, self.n_out)
                 first += some
                 work += per_step
                 if work > WORK_BETWEEN_SIGNALS and first < n:
@@ -646,11 +678,13 @@ cdef class Engine:
             value = total / n
         return OUTCOMES[outcome], step, value, correct
 
-    cdef Py_ssize_t block(self, Py_ssize_t n):
+    cdef Py_ssize_t block(self, Py_ssize_t n) noexcept nogil:
         """Rows of a prediction at a time: values stay in a cache, and weights are used often."""
-        cdef Py_ssize_t most = max(<Py_ssize_t>BLOCK_ROWS, BLOCK_ENTRIES // self.widest)
-        cdef Py_ssize_t parts = max(<Py_ssize_t>1, (n + most - 1) // most)
-        return (n + parts - 1) // parts
+        return evenly(n, max(<Py_ssize_t>BLOCK_ROWS, BLOCK_ENTRIES // self.widest))
+
+    cdef Py_ssize_t training_block(self, Py_ssize_t n) noexcept nogil:
+        """Likewise in training, where weight gradients are used often too."""
+        return evenly(n, max(<Py_ssize_t>BLOCK_ROWS, self.largest // ROWS_PER_WEIGHT))
 
     cdef inline bint takes(self, object value, Py_ssize_t columns):
         """Whether kernels take it as it is, as a matrix of so many columns."""
@@ -781,12 +815,12 @@ cdef class Engine:
                     found, some * self.n_out) >= 0:
                 return OUTCOMES[BAD_PROBABILITY], 0.0, 0
             caller = enter(0)
-            total += self.loss_of(kind, found, labels, T, NULL, some) * some
+            total += self.loss_of(kind, found, labels, T, NULL, some, n)
             if accuracy:
                 correct += self.kernels.count_correct(found, labels, T, some, self.n_out)
             leave(caller)
             first += some
-        return OUTCOMES[FINE], total / n, correct
+        return OUTCOMES[FINE], total, correct
 
 
 cdef class Forward:

@@ -1,5 +1,6 @@
-# Losses: each returns the mean and writes its gradient in the same call. The mean's 1/n enters
-# here, in the gradient, and nowhere else. Sums are double.
+# Losses: each returns the sum over its rows, in double, and writes the gradient of that sum divided
+# by `total` in the same call: total is n for a mean, or more where these rows are some of a batch.
+# The mean's 1/n enters here, in the gradient, and nowhere else.
 #
 # A row's target is a label (all weight on one class) or a row of weights T. A weight of 0
 # contributes 0, whatever the score: even log 0.
@@ -7,13 +8,13 @@
 
 cdef inline void softmax_cross_entropy_columns(
         const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
-        Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double n,
+        Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double total,
         dvec *losses) noexcept nogil:
     """Gradients of LANES rows, or fewer; adds their losses lane by lane. See _softmax.pxi."""
     cdef vec x[NARROW]      # scores, then their exponentials, then the gradient
     cdef vec t[NARROW]
-    cdef vec m, chosen, factor = broadcast(0), one_nth = broadcast(<real>(1.0 / n))
-    cdef dvec totals[PARTS]
+    cdef vec m, chosen, factor = broadcast(0), one_nth = broadcast(<real>(1.0 / total))
+    cdef dvec sums[PARTS]
     cdef dvec weights[PARTS]
     cdef dvec own[PARTS]    # losses of these rows
     cdef dvec weight
@@ -38,10 +39,10 @@ cdef inline void softmax_cross_entropy_columns(
                 weight = widen(t[j], k)
                 weights[k] = weights[k] + weight
                 own[k] = own[k] + where(weight, weight * (widen(m, k) - widen(x[j], k)))
-    exp_columns(x, m, n_classes, totals)
+    exp_columns(x, m, n_classes, sums)
     for k in range(PARTS):
-        own[k] = own[k] + weights[k] * double_log(totals[k])
-        narrow(weights[k] / (totals[k] * n), &factor, k)
+        own[k] = own[k] + weights[k] * double_log(sums[k])
+        narrow(weights[k] / (sums[k] * total), &factor, k)
     for i in range(rows, LANES):        # no rows of their own
         (<double *>own)[i] = 0
     for k in range(PARTS):
@@ -51,16 +52,16 @@ cdef inline void softmax_cross_entropy_columns(
             x[j] = x[j] * factor if labels != NULL else x[j] * factor - t[j] * one_nth
         store_columns(x, dlogits, n_classes, rows, left)
         for i in range(rows if labels != NULL else 0):
-            dlogits[i * n_classes + labels[i]] -= <real>(1.0 / n)
+            dlogits[i * n_classes + labels[i]] -= <real>(1.0 / total)
 
 
 cdef inline double softmax_cross_entropy_row(
         const real *x, const Py_ssize_t *label, const real *t, real *dx,
-        Py_ssize_t n_classes, double n) noexcept nogil:
+        Py_ssize_t n_classes, double total) noexcept nogil:
     """Loss of one row, and its gradient."""
-    cdef double total, weight, loss
-    cdef double m = exp_row(x, dx, n_classes, &total)
-    cdef vec factor, v, scores, target, one_nth = broadcast(<real>(1.0 / n))
+    cdef double exps, weight, loss
+    cdef double m = exp_row(x, dx, n_classes, &exps)
+    cdef vec factor, v, scores, target, one_nth = broadcast(<real>(1.0 / total))
     cdef dvec w
     cdef dvec weights[PARTS]
     cdef dvec losses[PARTS]
@@ -80,21 +81,21 @@ cdef inline double softmax_cross_entropy_row(
                 losses[k] = losses[k] + where(w, w * (m - widen(scores, k)))
         weight, loss = sum_of(weights), sum_of(losses)
     if dx != NULL:
-        factor = broadcast(<real>(weight / (total * n)))
+        factor = broadcast(<real>(weight / (exps * total)))
         for j from 0 <= j < n_classes by LANES:
             v = load(dx + j, n_classes - j) * factor
             if t != NULL:
                 v = v - load(t + j, n_classes - j) * one_nth
             store(dx + j, v, n_classes - j)
         if label != NULL:
-            dx[label[0]] -= <real>(1.0 / n)
-    return loss + weight * log(total)
+            dx[label[0]] -= <real>(1.0 / total)
+    return loss + weight * log(exps)
 
 
 cdef double softmax_cross_entropy(
         const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
-        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
-    """l = sum_j t_j (lse(x) - x_j),   dl/dx_j = softmax(x)_j sum_k t_k - t_j;   mean over rows.
+        Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil:
+    """l = sum_j t_j (lse(x) - x_j),   dl/dx_j = softmax(x)_j sum_k t_k - t_j.
 
     lse(x) = m + log(sum_k exp(x_k - m)) with m the maximum; m - x_j is taken first, so that
     scores of any finite size give their exact loss.
@@ -111,25 +112,24 @@ cdef double softmax_cross_entropy(
             softmax_cross_entropy_columns(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
                 dlogits + at if dlogits != NULL else NULL,
-                n_classes, n - i, n * n_classes - at, n, losses)
+                n_classes, n - i, n * n_classes - at, total, losses)
         loss = sum_of(losses)
     else:
         for i in range(n):
             at = i * n_classes
             loss += softmax_cross_entropy_row(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
-                dlogits + at if dlogits != NULL else NULL, n_classes, n)
-    return loss / n
+                dlogits + at if dlogits != NULL else NULL, n_classes, total)
+    return loss
 
 
 cdef double cross_entropy(
         const real *P, const Py_ssize_t *labels, const real *T, real *dP,
-        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
-    """l = -sum_j t_j log(p_j),   dl/dp_j = -t_j / p_j;   mean over rows."""
+        Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil:
+    """l = -sum_j t_j log(p_j),   dl/dp_j = -t_j / p_j."""
     cdef dvec losses[PARTS]
     cdef vec p, t
-    cdef vec one_nth = broadcast(<real>(1.0 / n))
-    cdef double loss = 0
+    cdef vec one_nth = broadcast(<real>(1.0 / total))
     cdef Py_ssize_t i, j, size = n * n_classes
     cdef int k
     for k in range(PARTS):
@@ -155,12 +155,12 @@ cdef double cross_entropy(
                     widen(t, k), widen(t, k) * double_log(widen(p, k)))
             if dP != NULL:
                 store(dP + i, choose(<lanes>(t != broadcast(0)), -t * one_nth / p, t), size - i)
-    return sum_of(losses) / n
+    return sum_of(losses)
 
 
 cdef double mean_squared_error(
-        const real *Y, const real *T, real *dY, Py_ssize_t size) noexcept nogil:
-    """l = mean of (y - t)^2 over all entries,   dl/dy = 2 (y - t) / size."""
+        const real *Y, const real *T, real *dY, Py_ssize_t size, double total) noexcept nogil:
+    """l = (y - t)^2 of each entry,   dl/dy = 2 (y - t)."""
     cdef dvec losses[PARTS]
     cdef dvec difference
     cdef vec y, t, dy = broadcast(0)
@@ -174,10 +174,10 @@ cdef double mean_squared_error(
         for k in range(PARTS):
             difference = widen(y, k) - widen(t, k)
             losses[k] = losses[k] + difference * difference
-            narrow(difference * (2.0 / size), &dy, k)
+            narrow(difference * (2.0 / total), &dy, k)
         if dY != NULL:
             store(dY + i, dy, size - i)
-    return sum_of(losses) / size
+    return sum_of(losses)
 
 
 cdef inline Py_ssize_t first_largest(const real *x, Py_ssize_t n_classes) noexcept nogil:

@@ -25,6 +25,7 @@ def dense_backward(
     db: ndarray | None = None,
     input_gradient: Literal[True] = True,
     relu: bool = False,
+    add: bool = False,
 ) -> ndarray: ...
 @overload
 def dense_backward(
@@ -36,6 +37,7 @@ def dense_backward(
     db: ndarray | None = None,
     input_gradient: bool = True,
     relu: bool = False,
+    add: bool = False,
 ) -> ndarray | None: ...
 def pack_weights(W: ndarray, packed: ndarray | None = None) -> ndarray: ...
 def dense_forward_packed(

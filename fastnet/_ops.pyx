@@ -335,7 +335,7 @@ def dense_forward(X, W, b=None, Z=None, bint relu=False):
 
 
 def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True,
-                   bint relu=False):
+                   bint relu=False, bint add=False):
     """dX := dZ W^T,   dW := X^T dZ,   db := sum of the rows of dZ; each may be left out.
 
     Parameters
@@ -355,6 +355,8 @@ def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True
         False leaves dX out.
     relu : bool
         X is the output of a ReLU, and dX the gradient by its input: 0 where X <= 0.
+    add : bool
+        Add to what dW and db hold, in place of overwriting it.
 
     Returns
     -------
@@ -390,7 +392,7 @@ def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True
     cdef Caller caller = enter(2.0 * n * n_in * n_out)
     kernels_for(x).dense_backward(
         pointer(x), pointer(w), pointer(dz), pointer(dx), pointer(dw), pointer(bias_gradient),
-        n, n_in, n_out, relu)
+        n, n_in, n_out, relu, add)
     leave(caller)
     return dx
 
@@ -973,11 +975,11 @@ def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
     cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x) if gradient else None
     apart(dx, "dlogits", x, "logits", t, "target")
     cdef Caller caller = enter(HOLD)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(x, 0)
     cdef double loss = kernels_for(x).softmax_cross_entropy(
-        pointer(x), labels_of(t), rows_of(t), pointer(dx),
-        cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1))
+        pointer(x), labels_of(t), rows_of(t), pointer(dx), n, cnp.PyArray_DIM(x, 1), n)
     leave(caller)
-    return loss, dx
+    return loss / n, dx
 
 
 def cross_entropy(P, target, dP=None, bint gradient=True):
@@ -1006,7 +1008,7 @@ def cross_entropy(P, target, dP=None, bint gradient=True):
         above 1 by more than rounding explains. NaN is passed on.
     """
     cdef cnp.ndarray p = matrix(P, "P", ANY_DTYPE), t = target_of(target, p)
-    cdef cnp.npy_intp n_classes = cnp.PyArray_DIM(p, 1)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(p, 0), n_classes = cnp.PyArray_DIM(p, 1)
     cdef Py_ssize_t i = kernels_for(p).first_bad_probability(pointer(p), cnp.PyArray_SIZE(p))
     if i >= 0:
         raise ValueError(f"P[{i // n_classes}, {i % n_classes}] is {p.flat[i]}, but probabilities "
@@ -1015,10 +1017,9 @@ def cross_entropy(P, target, dP=None, bint gradient=True):
     apart(dp, "dP", p, "P", t, "target")
     cdef Caller caller = enter(HOLD)
     cdef double loss = kernels_for(p).cross_entropy(
-        pointer(p), labels_of(t), rows_of(t), pointer(dp),
-        cnp.PyArray_DIM(p, 0), n_classes)
+        pointer(p), labels_of(t), rows_of(t), pointer(dp), n, n_classes, n)
     leave(caller)
-    return loss, dp
+    return loss / n, dp
 
 
 def mean_squared_error(Y, T, dY=None, bint gradient=True):
@@ -1044,15 +1045,16 @@ def mean_squared_error(Y, T, dY=None, bint gradient=True):
         Arrays that kernels do not take, shapes that differ, no entries, dY overlapping an input.
     """
     cdef cnp.ndarray y = floats(Y, "Y", ANY_NDIM, ANY_DTYPE), t = like(T, "T", y)
-    if cnp.PyArray_SIZE(y) == 0:
+    cdef cnp.npy_intp size = cnp.PyArray_SIZE(y)
+    if size == 0:
         raise ValueError("a mean over 0 entries is not defined")
     cdef cnp.ndarray dy = output_like(dY, "dY", y) if gradient else None
     apart(dy, "dY", y, "Y", t, "T")
     cdef Caller caller = enter_pass(y)
     cdef double loss = kernels_for(y).mean_squared_error(
-        pointer(y), pointer(t), pointer(dy), cnp.PyArray_SIZE(y))
+        pointer(y), pointer(t), pointer(dy), size, size)
     leave(caller)
-    return loss, dy
+    return loss / size, dy
 
 
 def count_correct(scores, target):

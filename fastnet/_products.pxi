@@ -120,11 +120,11 @@ cdef void product(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
         const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
         const real *bias, const real *mask, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
-        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu) noexcept nogil:
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu, bint add=False) noexcept nogil:
     """C (m, n) := A (m, k) B (k, n) + bias, then max(C, 0) if relu, then 0 where mask <= 0.
 
     Any strides, except that bias and relu need c_col 1, and a mask contiguous C, whose shape it
-    has. Bias and mask may be NULL.
+    has. Bias and mask may be NULL. If add, C += A B, without bias.
     """
     cdef vec panel[DEPTH * VECTORS]
     cdef Py_ssize_t highest = HEIGHT, i = 0, p, q, height, depth, some
@@ -152,14 +152,14 @@ cdef void product(
                            <real *>panel, padded(depth), some, depth)
                 block(<const real *>panel, padded(depth), 1, B + p * b_row, b_row, b_col, NULL,
                       bias, C + (i + q) * c_row, c_row, c_col, some, depth, n,
-                      p > 0, p + depth == k, relu and p + depth == k)
+                      add or p > 0, p + depth == k, relu and p + depth == k)
                 q += some
             if not gathers:
                 block(A + i * a_row + p * a_col, a_row, a_col,
                       B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
                       <real *>panel if packs else NULL,
                       bias, C + i * c_row, c_row, c_col, height, depth, n,
-                      p > 0, p + depth == k, relu and p + depth == k)
+                      add or p > 0, p + depth == k, relu and p + depth == k)
             p += depth
             if p >= k:
                 break

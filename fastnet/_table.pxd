@@ -15,10 +15,10 @@ cdef struct KernelTable:
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
     # dX := dZ W^T, then 0 where X <= 0 if relu (X is what a ReLU gave);   dW := X^T dZ,
-    # db := sum of the rows of dZ.   dX, dW, db each or NULL
+    # db := sum of the rows of dZ, or dW += and db += if add.   dX, dW, db each or NULL
     void (*dense_backward)(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, bint add) noexcept nogil
     # packed := W, in the order in which dense_forward_packed reads it; returns how many entries
     # packed NULL: only tells the number
     Py_ssize_t (*pack_weights)(
@@ -60,15 +60,16 @@ cdef struct KernelTable:
         const real *Y, const real *dY, real *dX,
         Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
 
-    # Losses return the mean and write its gradient.   labels or T is NULL;   gradient or NULL
+    # Losses return the sum over the rows (of mean_squared_error: the entries) and write the
+    # gradient of that sum / total.   labels or T is NULL;   gradient or NULL
     double (*softmax_cross_entropy)(
         const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
-        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil
     double (*cross_entropy)(
         const real *P, const Py_ssize_t *labels, const real *T, real *dP,
-        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil
     double (*mean_squared_error)(
-        const real *Y, const real *T, real *dY, Py_ssize_t size) noexcept nogil
+        const real *Y, const real *T, real *dY, Py_ssize_t size, double total) noexcept nogil
     # number of rows whose largest score stands where the target says.   labels or T is NULL
     Py_ssize_t (*count_correct)(
         const real *scores, const Py_ssize_t *labels, const real *T,

@@ -197,6 +197,9 @@ class Sequential(Layer):
     gradients are views from then on; arrays that were fetched before become read-only. After a
     step the gradients are undefined, unless `compile` was asked to keep them.
 
+    A step has the bits that the layers give when they are called one by one. Batches above 256
+    rows are taken in blocks of rows, whose gradients are added up: there the last bits can differ.
+
     Parameters
     ----------
     layers : sequence of layers

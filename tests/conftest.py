@@ -87,6 +87,9 @@ def calls_of_every_kernel(rng, dtype, n, n_in, n_out):
         "dense_backward through a ReLU": Call(
             lambda X, W, dZ, dX: _ops.dense_backward(X, W, dZ, dX, relu=True),
             [X, W, dZ], [blank(n, n_in)]),
+        "dense_backward that adds": Call(
+            lambda X, W, dZ, dW, db: _ops.dense_backward(X, W, dZ, None, dW, db, False, add=True),
+            [X, W, dZ], [draw(n_in, n_out), draw(n_out)]),
         "pack_weights": Call(_ops.pack_weights, [W], [np.full_like(packed, np.nan)]),
         "dense_forward_packed": Call(
             lambda X, packed, b, Z: _ops.dense_forward_packed(X, packed, n_out, b, Z),

@@ -414,6 +414,74 @@ def test_no_number_ends_subnormal_however_long_one_sample_is_repeated(name, dtyp
     assert not all(velocity.all() for velocity in velocities)       # some got as far as 0
 
 
+# ---- Large batches: blocks of rows ------------------------------------------------------------
+
+BLOCK = 256             # rows, for layers of fewer than 256 x 600 weights
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("Residual", "labels"), ("nested Sequential", "soft rows"), ("no ReLU", "squares"),
+    ("three layers", "probabilities"), ("large inside", "labels")])
+@pytest.mark.parametrize("n", [BLOCK + 1, 3 * BLOCK + 5])
+def test_large_batches_give_the_numbers_of_the_layers(name, kind, n, dtype, rng):
+    """Gradients of blocks are added up, in another order than the layers' sums over all rows."""
+    net = make_network(name, dtype, kind, keep_gradients=True)
+    twins, loss = copy.deepcopy(list(net.layers)), KINDS[kind]()
+    x, target = make_batch(rng, name, n, dtype, kind)
+    expected = step_by_hand(twins, loss, fn.SGD(0.05, 0.9), x, target)
+    precision = np.finfo(dtype).eps
+    assert net.train_step(x, target) == pytest.approx(expected, rel=1e-14)
+    for (_, _, found), (_, _, gradient) in zip(
+            net.parameters(), fn.Sequential(twins).parameters(), strict=True):
+        assert np.abs(found - gradient).max() <= 30 * precision * max(1, np.abs(gradient).max())
+    assert not np.array_equal(found, np.zeros_like(found))
+
+
+def test_a_batch_of_one_block_has_the_bits_of_the_layers_and_two_blocks_those_of_their_sum(
+        dtype, rng):
+    net = make_network("three layers", dtype, lr=0.0, keep_gradients=True)
+    x, target = make_batch(rng, "three layers", 2 * BLOCK, dtype)
+
+    def gradients(x, target):
+        net.train_step(x, target)
+        return [gradient.copy() for _, _, gradient in net.parameters()]
+
+    twins, loss = copy.deepcopy(list(net.layers)), fn.SoftmaxCrossEntropy()
+    halves = [gradients(x[part], target[part]) for part in (slice(BLOCK), slice(BLOCK, None))]
+    step_by_hand(twins, loss, fn.SGD(0.0), x[BLOCK:], target[BLOCK:])
+    for found, (_, _, expected) in zip(halves[1], fn.Sequential(twins).parameters(), strict=True):
+        assert np.array_equal(found, expected)
+    for whole, first, second in zip(gradients(x, target), *halves, strict=True):
+        assert np.allclose(whole, (first + second) / 2, rtol=0, atol=4 * np.finfo(dtype).eps)
+
+
+def test_large_batches_count_right_answers_in_every_block(rng):
+    net = make_network("three layers", "float64", lr=0.0, metrics=["accuracy"])
+    x, target = make_batch(rng, "three layers", 2 * BLOCK + 77, "float64")
+    history = net.fit(x, target, batch_size=len(x), shuffle=True, rng=1, verbose=0)
+    assert history.loss[0] == pytest.approx(net.evaluate(x, target).loss, rel=1e-14)
+    assert history.accuracy[0] == np.mean(net.predict_labels(x) == target)
+
+
+def test_38_a_large_batch_with_a_bad_last_block_is_not_applied(dtype, rng):
+    net = make_network("three layers", dtype)
+    x, target = make_batch(rng, "three layers", 3 * BLOCK, dtype)
+    net.train_step(x, target)
+    before = bits([net])
+    x[-1] = np.nan
+    with pytest.raises(FloatingPointError, match="the loss is nan, and the step was not applied"):
+        net.train_step(x, target)
+    assert bits([net]) == before
+
+
+def test_memory_for_training_does_not_grow_with_the_batch(rng):
+    net = make_network("wide", "float32")
+    x, target = make_batch(rng, "wide", 100 * BLOCK, "float32")
+    net.train_step(x[:BLOCK], target[:BLOCK])
+    _, needed = allocated_by(lambda: net.train_step(x, target))
+    assert needed < 8 * len(x) + 10_000         # a copy of the labels
+
+
 # ---- Steps that fail -------------------------------------------------------------------------
 
 def test_38_a_step_whose_loss_is_not_finite_is_not_applied(dtype, rng):

@@ -85,6 +85,8 @@ def assert_dense(shape, dtype, rng, fenced):
     _ops.dense_forward_packed(X, _ops.pack_weights(W), n_out, b, packed_Z)
     _ops.dense_backward(X, W, dZ, dX, dW, db)
     masked = _ops.dense_backward(X, W, dZ, fences.put(np.full_like(X, np.nan)), relu=True)
+    sum_dW, sum_db = fences.put(W), fences.put(b)
+    _ops.dense_backward(X, W, dZ, dW=sum_dW, db=sum_db, input_gradient=False, add=True)
 
     assert fences.stand()
     assert np.array_equal(masked, _ops.relu_backward(X, dX))
@@ -97,6 +99,9 @@ def assert_dense(shape, dtype, rng, fenced):
     for found, expected, bound in zip((dX, dW, db), (dZ @ W.T, X.T @ dZ, dZ.sum(0)), bounds,
                                       strict=True):
         assert_within(found, expected, bound)
+    for found, expected, bound in zip((sum_dW, sum_db), (W + X.T @ dZ, b + dZ.sum(0)), bounds[1:],
+                                      strict=True):
+        assert_within(found, expected, bound + np.abs(expected) * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("n_in", [1, 2, 3, 7, 8, 9, 16, 33])
