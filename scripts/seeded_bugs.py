@@ -48,7 +48,10 @@ BUGS = [
     Bug("ReLU before the last block of a long sum", "_products.pxi",
         "relu and p + depth == k)", "relu)"),
     Bug("later blocks of a long sum start anew", "_products.pxi",
-        "                      add or p > 0, p + depth == k, relu and p + depth == k)\n            p +=", "                      False, p + depth == k, relu and p + depth == k)\n            p +="),
+        "                      add or p > 0, p + depth == k, relu and p + depth == k)\n"
+        "            p +=",
+        "                      False, p + depth == k, relu and p + depth == k)\n"
+        "            p +="),
     Bug("one row, one vector: the bias forgotten", "_products.pxi",
         "        c[0] = c[0] + load_first(bias, n)", "        pass"),
     Bug("one row, one vector: four sums of which one is lost", "_products.pxi",
@@ -69,7 +72,8 @@ BUGS = [
         "self.kernels.add_forward(dy, self.here(op.aside, x), dx, n * op.n_out)",
         "memcpy(dx, dy, n * op.n_out * self.itemsize)", "test_engine.py"),
     Bug("a step with a loss that is not finite is applied", "_engine.pyx",
-        "            if not isfinite(value[0]):\n                return BAD_LOSS\n", "", "test_engine.py"),
+        "            if not isfinite(value[0]):\n                return BAD_LOSS\n", "",
+        "test_engine.py"),
     Bug("gradients of all blocks of a batch but the last are lost", "_engine.pyx",
         "self.backward(x, some, first > 0,", "self.backward(x, some, False,", "test_engine.py"),
     Bug("the loss of a block divided by its own rows", "_engine.pyx",
