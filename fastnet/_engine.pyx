@@ -369,11 +369,11 @@ cdef class Engine:
                            n, False)
 
     cdef int backward(
-            self, const real *x, Py_ssize_t n, bint add, bint keep, Update *u,
+            self, const real *x, Py_ssize_t n, bint add, bint wait, Update *u,
             char *V) noexcept nogil:
         """From the gradient by the scores to those of all parameters, or add to these.
 
-        Large weights are updated on the way, unless gradients are kept; returns whether these are
+        Large weights are updated on the way, unless they are to wait; returns whether these are
         finite then.
         """
         cdef Operation *op
@@ -390,7 +390,7 @@ cdef class Engine:
                     self.kernels.relu_backward(self.here(op.y, x), dy, dy, n * op.n_out)
                 if op.x == INPUT:
                     dx = NULL
-                at_once = not keep and self.updates_at_once(op, n)
+                at_once = not wait and self.updates_at_once(op, n)
                 self.kernels.dense_backward(
                     self.here(op.x, x), self.parameter(op.weight), dy, NULL if at_once else dx,
                     NULL if at_once else self.gradient(op.weight), self.gradient(op.bias),
@@ -521,7 +521,7 @@ cdef class Engine:
                 return BAD_LOSS
             if correct != NULL:
                 correct[0] += self.kernels.count_correct(scores, labels, T, some, self.n_out)
-            finite &= self.backward(x, some, first > 0, keep, u, V)
+            finite &= self.backward(x, some, first > 0, keep or block < n, u, V)
             first += some
             x = self.rows_on(x, some, self.n_in)
             if T != NULL:

@@ -76,6 +76,8 @@ BUGS = [
         "test_engine.py"),
     Bug("gradients of all blocks of a batch but the last are lost", "_engine.pyx",
         "self.backward(x, some, first > 0,", "self.backward(x, some, False,", "test_engine.py"),
+    Bug("weights updated after each block of a batch", "_engine.pyx",
+        "first > 0, keep or block < n, u, V)", "first > 0, keep, u, V)", "test_engine.py"),
     Bug("the loss of a block divided by its own rows", "_engine.pyx",
         "self.gradient_places[0], x), some, n)", "self.gradient_places[0], x), some, some)",
         "test_engine.py"),

@@ -425,7 +425,7 @@ BLOCK = 256             # rows, for layers of fewer than 256 x 600 weights
 @pytest.mark.parametrize("n", [BLOCK + 1, 3 * BLOCK + 5])
 def test_large_batches_give_the_numbers_of_the_layers(name, kind, n, dtype, rng):
     """Gradients of blocks are added up, in another order than the layers' sums over all rows."""
-    net = make_network(name, dtype, kind, keep_gradients=True)
+    net, forgetful = (make_network(name, dtype, kind, keep_gradients=keep) for keep in (1, 0))
     twins, loss = copy.deepcopy(list(net.layers)), KINDS[kind]()
     x, target = make_batch(rng, name, n, dtype, kind)
     expected = step_by_hand(twins, loss, fn.SGD(0.05, 0.9), x, target)
@@ -435,6 +435,10 @@ def test_large_batches_give_the_numbers_of_the_layers(name, kind, n, dtype, rng)
             net.parameters(), fn.Sequential(twins).parameters(), strict=True):
         assert np.abs(found - gradient).max() <= 30 * precision * max(1, np.abs(gradient).max())
     assert not np.array_equal(found, np.zeros_like(found))
+    for _ in range(2):
+        forgetful.train_step(x, target)
+    net.train_step(x, target)
+    assert bits([net]) == bits([forgetful])
 
 
 def test_a_batch_of_one_block_has_the_bits_of_the_layers_and_two_blocks_those_of_their_sum(
