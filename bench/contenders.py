@@ -172,7 +172,7 @@ class Fastnet(Contender):
         def step(x: np.ndarray, y: np.ndarray) -> float:
             for layer, out in forward:
                 x = layer.forward(x, out)
-            value = loss.forward(x, y)
+            value: float = loss.forward(x, y)
             dy = loss.backward()
             for layer, out in backward:
                 dy = layer.backward(dy, out)

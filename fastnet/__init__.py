@@ -16,20 +16,50 @@ except ModuleNotFoundError as error:
         "fastnet's compiled modules are not here. Where its source stands, Python finds the source "
         "first: start it in another folder, or install with `pip install -e .`"
     ) from error
-from fastnet import initializers
+from fastnet import activations, initializers
 from fastnet._config import show_config
 from fastnet.digits import load_digits
-from fastnet.layers import Add, Dense, Flatten, Layer, Maximum, ReLU, Residual, Scale, Softmax
-from fastnet.losses import CrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
+from fastnet.layers import (
+    ELU,
+    GELU,
+    Add,
+    Dense,
+    Dropout,
+    Flatten,
+    Identity,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    LogSoftmax,
+    Maximum,
+    ReLU,
+    Residual,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from fastnet.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+    Poisson,
+    SoftmaxCrossEntropy,
+)
 from fastnet.metrics import accuracy
 from fastnet.network import History, Predictor, Scores, Sequential
-from fastnet.optimizers import SGD
+from fastnet.optimizers import SGD, Adam, AdamW, RMSprop
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Add", "CrossEntropy", "Dense", "Flatten", "History", "Layer", "Maximum",
-    "MeanSquaredError", "Predictor", "ReLU", "Residual", "Scale", "Scores", "Sequential", "Softmax",
-    "SoftmaxCrossEntropy", "accuracy", "initializers",
-    "load_digits", "show_config",
+    "ELU", "GELU", "SGD", "Adam", "AdamW", "Add", "BinaryCrossEntropy", "CrossEntropy", "Dense",
+    "Dropout", "Flatten", "History", "Huber", "Identity", "Layer", "LayerNorm", "LeakyReLU",
+    "LogSoftmax", "Maximum", "MeanSquaredError", "NegativeLogLikelihood", "Poisson", "Predictor",
+    "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential", "SiLU", "Sigmoid", "Softmax",
+    "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "initializers", "load_digits",
+    "show_config",
 ]

@@ -107,11 +107,14 @@ def floats(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
     return converted
 
 
-def target(value: Any, n_classes: int, dtype: np.dtype) -> np.ndarray:
+def target(
+    value: Any, n_classes: int, dtype: np.dtype, ignored: int | None = None
+) -> np.ndarray:
     """Return labels as an int64 vector, or target rows as a matrix of `dtype`.
 
     One dimension means labels (bool, integers, or floats that are whole numbers), two dimensions
-    mean rows of weights. Range and shape are checked where the loss is computed.
+    mean rows of weights. Range and shape are checked where the loss is computed. The label
+    `ignored` may lie out of range.
 
     Raises
     ------
@@ -132,7 +135,8 @@ def target(value: Any, n_classes: int, dtype: np.dtype) -> np.ndarray:
     else:
         bad = np.zeros(len(array), bool)
     # What does not fit int64 is out of range for any number of classes.
-    bad |= (array >= n_classes) | (array < 0)
+    out = (array >= n_classes) | (array < 0)
+    bad |= out if ignored is None else out & (array != ignored)
     if bad.any():
         index = int(np.argmax(bad))
         raise ValueError(f"target[{index}] is {array[index]}, but labels must be whole numbers "

@@ -213,34 +213,39 @@ cdef void weight_gradient(
                 rows, n, n_out, False, add)
 
 
-cdef bint dense_sgd_update(
-        const real *X, const real *dZ, real *dX, real *dW, real *W, real *V,
+cdef bint dense_update(
+        const real *X, const real *dZ, real *dX, real *dW, real *W, real *A, real *B, real *C,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, Py_ssize_t rows,
-        double lr, double momentum, bint nesterov) noexcept nogil:
-    """dX and dW as `dense_backward`, and `sgd_update` of W with dW, `rows` of it at a time.
+        const Update *u) noexcept nogil:
+    """dX and dW as `dense_backward`, and `update` of W with dW, `rows` of it at a time.
 
     They are still in a cache. A single sample's dX has an entry for each row of W, so its entries
     are computed along with these rows; and its dW goes into the update without being stored. The
-    bits are those of the two steps one after the other; returns what `sgd_update` does.
+    bits are those of the two steps one after the other; returns what `update` does.
     """
-    cdef Py_ssize_t first = 0, some
-    cdef real *w
-    cdef real *v = NULL
+    cdef Py_ssize_t first = 0, some, at
+    cdef real *a = NULL
+    cdef real *b = NULL
+    cdef real *c = NULL
     cdef bint finite = True
     if dX != NULL and n != 1:
         input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out)
     while first < n_in:
-        some = min(n_in - first, rows)
-        w = W + first * n_out
-        if V != NULL:
-            v = V + first * n_out
+        some, at = min(n_in - first, rows), first * n_out
+        if A != NULL:
+            a = A + at
+        if B != NULL:
+            b = B + at
+        if C != NULL:
+            c = C + at
         if n == 1:
             if dX != NULL:
-                input_gradient(w, dZ, X + first if relu else NULL, dX + first, 1, some, n_out)
-            finite &= single_sgd_update(X + first, dZ, w, v, some, n_out, lr, momentum, nesterov)
+                input_gradient(
+                    W + at, dZ, X + first if relu else NULL, dX + first, 1, some, n_out)
+            finite &= single_update(X + first, dZ, W + at, a, b, c, some, n_out, u)
         else:
             weight_gradient(X, dZ, dW, n, n_in, n_out, first, some, False)
-            finite &= sgd_update(dW, w, v, some * n_out, lr, momentum, nesterov)
+            finite &= update(dW, W + at, a, b, c, some * n_out, u)
         first += some
     return finite
 

@@ -74,3 +74,12 @@ cdef void scale(const real *X, real *Y, Py_ssize_t size, double factor) noexcept
     cdef Py_ssize_t i
     for i in range(size):
         Y[i] = <real>(factor * X[i])
+
+
+cdef void scale_rows(
+        const real *X, const real *factors, real *Y, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
+    """Y_ij = factors_i X_ij."""
+    cdef Py_ssize_t i, j
+    for i in range(n):
+        for j in range(width):
+            Y[i * width + j] = factors[i] * X[i * width + j]

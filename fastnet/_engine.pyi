@@ -6,6 +6,34 @@ from numpy import ndarray
 def aligned_zeros(size: int, dtype: Any) -> ndarray: ...
 def padded(size: int, dtype: Any) -> int: ...
 
+class Objective:
+    def __init__(
+        self,
+        kind: str,
+        dtype: Any,
+        mean: bool = True,
+        class_weight: ndarray | None = None,
+        pos_weight: ndarray | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        delta: float = 1.0,
+    ) -> None: ...
+
+class Steps:
+    states: tuple[ndarray | None, ndarray | None, ndarray | None]
+    rates: ndarray
+    def __init__(
+        self,
+        rule: str,
+        states: tuple[ndarray | None, ndarray | None, ndarray | None],
+        rates: ndarray,
+        decay: float,
+        clip: float,
+        clip_norm: float,
+        decays_vectors: bool,
+        **numbers: float,
+    ) -> None: ...
+
 class Use: ...
 
 class Engine:
@@ -28,21 +56,24 @@ class Engine:
         self,
         x: ndarray,
         target: ndarray,
-        loss: str,
+        sample_weight: ndarray | None,
+        objective: Objective,
         batch_size: int,
         order: ndarray | None,
         accuracy: bool,
         keep_gradients: bool,
-        velocities: ndarray | None,
-        lr: float,
-        momentum: float,
-        nesterov: bool,
-    ) -> tuple[str, int, float, int]: ...
+        steps: Steps,
+    ) -> tuple[str, int, float, float, int]: ...
     def inputs(self, x: Any) -> ndarray: ...
     def predict(self, x: Any, out: ndarray | None = None) -> ndarray: ...
     def finite(self) -> bool: ...
     def evaluate(
-        self, x: ndarray, target: ndarray, loss: str, accuracy: bool
+        self,
+        x: ndarray,
+        target: ndarray,
+        sample_weight: ndarray | None,
+        objective: Objective,
+        accuracy: bool,
     ) -> tuple[str, float, int]: ...
 
 class Forward:

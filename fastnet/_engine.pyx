@@ -19,21 +19,30 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport isfinite
+from libc.math cimport isfinite, sqrt
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from fastnet._ops cimport Caller, apart, check_rate, enter, kernels_of, leave, output
-from fastnet._table cimport KernelTable, real
+from fastnet._ops cimport (
+    Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
+from fastnet._table cimport ADAM, PLAIN_SGD, RMSPROP, SGD, KernelTable, Update, real
 
-from fastnet._ops import as_floats
+from fastnet._ops import ACTIVATIONS, ENTRY_LOSSES, as_floats
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MIN
 
 cdef enum Kind:
     DENSE
     RELU
+    ACTIVATION
     SOFTMAX
+    LOG_SOFTMAX
+    LAYER_NORM
+    DROPOUT
     SCALE
     REMEMBER
     ADD
@@ -41,7 +50,8 @@ cdef enum Kind:
 cdef enum Loss:
     SOFTMAX_CROSS_ENTROPY
     CROSS_ENTROPY
-    MEAN_SQUARED_ERROR
+    NEGATIVE_LOG_LIKELIHOOD
+    ENTRIES                 # one of ENTRY_LOSSES
 
 cdef enum Outcome:
     FINE
@@ -66,30 +76,129 @@ cdef enum:
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
     WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
 
-KINDS = {"dense": DENSE, "relu": RELU, "softmax": SOFTMAX, "scale": SCALE,
+KINDS = {"dense": DENSE, "relu": RELU, "activation": ACTIVATION, "softmax": SOFTMAX,
+         "log_softmax": LOG_SOFTMAX, "layer_norm": LAYER_NORM, "dropout": DROPOUT, "scale": SCALE,
          "remember": REMEMBER, "add": ADD}
 OUTCOMES = {FINE: "fine", BAD_LABEL: "label", BAD_PROBABILITY: "probability", BAD_LOSS: "loss",
             BAD_GRADIENT: "gradient", BAD_PARAMETER: "parameter"}
-LOSSES = {"SoftmaxCrossEntropy": SOFTMAX_CROSS_ENTROPY, "CrossEntropy": CROSS_ENTROPY,
-          "MeanSquaredError": MEAN_SQUARED_ERROR}
+LOSSES = {"softmax_cross_entropy": SOFTMAX_CROSS_ENTROPY, "cross_entropy": CROSS_ENTROPY,
+          "negative_log_likelihood": NEGATIVE_LOG_LIKELIHOOD}
 
 cdef struct Operation:
     Kind kind
     Py_ssize_t n_in, n_out          # columns of the value it reads and of the one it makes
     Py_ssize_t x, y                 # their places in training
     Py_ssize_t from_, to            # and in prediction
-    Py_ssize_t weight, bias         # DENSE: where they begin among the parameters; bias or NOWHERE
+    Py_ssize_t weight, bias         # where they begin among the parameters, or NOWHERE
+    const char *trains              # likewise: not 0 if they are to be updated
     Py_ssize_t packed               # DENSE: where its packed weights begin
     Py_ssize_t skip, skip_from      # ADD: the places of the value that is added
     Py_ssize_t aside                # ADD, REMEMBER: of the gradient that was put aside
     bint relu                       # DENSE: a ReLU in the same pass
     bint after_relu                 # DENSE: x comes from such a pass, and so do dx and its mask
     bint masks                      # DENSE: has to mask its own dy, as no DENSE comes next
-    double factor                   # SCALE
+    double factor                   # SCALE; alpha of ACTIVATION, eps of LAYER_NORM, p of DROPOUT
+    int function                    # ACTIVATION: which
+    Py_ssize_t stats, stats_from    # LAYER_NORM: place for 2 doubles a row
+    uint64_t seed                   # DROPOUT
+    uint64_t *seen                  # DROPOUT: entries in earlier steps
+    uint64_t first                  # DROPOUT: the number of this step's first entry
 
-cdef struct Update:
-    double lr, momentum
-    bint nesterov
+cdef struct Batch:
+    const real *x
+    const Py_ssize_t *labels        # or NULL
+    const real *rows                # or NULL
+    const real *weights             # of the samples, or NULL
+    Py_ssize_t n
+
+
+cdef class Objective:
+    """A loss with its options, for networks of one dtype.
+
+    Parameters
+    ----------
+    kind : str
+        One of `LOSSES` or of `_ops.ENTRY_LOSSES`.
+    dtype : numpy.dtype
+    mean : bool
+        False: the sum.
+    class_weight, pos_weight : ndarray of `dtype` (n_out,), optional
+    ignore_index : int, optional
+    label_smoothing, delta : float
+    """
+
+    cdef Loss loss
+    cdef int of_entries             # which of ENTRY_LOSSES
+    cdef bint mean, takes_rows
+    cdef double smoothing, delta
+    cdef Py_ssize_t ignored
+    cdef cnp.ndarray class_weights, positive
+    cdef char *class_weights_start
+    cdef char *positive_start
+
+    def __init__(self, str kind, dtype, bint mean=True, cnp.ndarray class_weight=None,
+                 cnp.ndarray pos_weight=None, ignore_index=None, double label_smoothing=0.0,
+                 double delta=1.0):
+        self.loss = LOSSES.get(kind, ENTRIES)
+        self.of_entries = ENTRY_LOSSES[kind] if self.loss == ENTRIES else 0
+        self.mean, self.smoothing, self.delta = mean, label_smoothing, delta
+        self.ignored = PY_SSIZE_T_MIN if ignore_index is None else ignore_index
+        self.takes_rows = (kind == "negative_log_likelihood" or class_weight is not None
+                           or ignore_index is not None or label_smoothing != 0)
+        self.class_weights, self.positive = class_weight, pos_weight
+        if class_weight is not None:
+            self.class_weights_start = cnp.PyArray_BYTES(class_weight)
+        if pos_weight is not None:
+            self.positive_start = cnp.PyArray_BYTES(pos_weight)
+
+
+cdef class Steps:
+    """An optimizer with its options and the states of a network's parameters.
+
+    Parameters
+    ----------
+    rule : {"sgd", "adam", "rmsprop"}
+    states : tuple of 3
+        Vectors like the parameters, or None: see `Update` in _table.pxd.
+    rates : ndarray of float64 (1 or more, 3)
+        rate, root and shrink of each step that is to come; the last row stands for more.
+    decay, clip, clip_norm : float
+        clip_norm: gradients are made smaller so that their norm is at most this; or infinite.
+    decays_vectors : bool
+        Whether decay and shrink are meant for biases and the like as well.
+    momentum, gain, look, direct, memory, eps : float
+        As of `Update`. `look` and `direct`: of SGD with momentum.
+    """
+
+    cdef Update numbers
+    cdef readonly tuple states
+    cdef char *starts[3]
+    cdef public cnp.ndarray rates
+    cdef double clip_norm
+    cdef bint spares_vectors
+
+    def __init__(self, str rule, tuple states, cnp.ndarray rates, double decay, double clip,
+                 double clip_norm, bint decays_vectors, double momentum=0.0, double gain=1.0,
+                 double look=1.0, double direct=0.0, double memory=0.0, double eps=0.0):
+        self.numbers.rule = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP}[rule]
+        self.numbers.momentum, self.numbers.gain = momentum, gain
+        self.numbers.look, self.numbers.direct = look, direct
+        self.numbers.memory, self.numbers.eps = memory, eps
+        self.numbers.scale, self.numbers.clip, self.numbers.decay = 1, clip, decay
+        self.states = states
+        for i in range(3):
+            self.starts[i] = NULL if states[i] is None else cnp.PyArray_BYTES(states[i])
+        self.rates = rates
+        self.clip_norm = clip_norm
+        self.spares_vectors = not decays_vectors
+
+    cdef Update at(self, Py_ssize_t step) noexcept nogil:
+        """The numbers of a step, counted from 0."""
+        cdef Update u = self.numbers
+        cdef const double *rates = <const double *>cnp.PyArray_DATA(self.rates)
+        rates += 3 * min(step, cnp.PyArray_DIM(self.rates, 0) - 1)
+        u.rate, u.root, u.shrink = rates[0], rates[1], rates[2]
+        return plain_or_not(u)
 
 
 def aligned_zeros(size, dtype):
@@ -144,8 +253,10 @@ cdef class Engine:
     Parameters
     ----------
     operations : list of dict
-        `kind`, `n_in`, `n_out`; for dense `weight`, `bias` (where they begin, or -1); for scale
-        `factor`. Every "remember" has its "add", and they nest.
+        `kind`, `n_in`, `n_out`; for dense and layer_norm `weight`, `bias` (where they begin, or
+        -1) and `trains` (an array of one uint8); for scale `factor`; for activation `function`
+        (its name) and `factor`; for layer_norm eps and for dropout p as `factor`; for dropout
+        `seed` and `seen` (an array of one uint64). Every "remember" has its "add", and they nest.
     parameters, gradients : ndarray
         Contiguous vectors of one size and dtype.
     flattens : bool
@@ -167,6 +278,8 @@ cdef class Engine:
     cdef const KernelTable *kernels
     cdef Py_ssize_t itemsize
     cdef readonly object dtype
+    cdef list described
+    cdef Py_ssize_t first_row       # of the block of a batch that is worked on
     cdef int type_number
     cdef bint flattens
     cdef Arena training, predicting, shuffled
@@ -174,12 +287,17 @@ cdef class Engine:
     cdef cnp.ndarray parameters, gradients, packed
     cdef cnp.ndarray scratch        # rows of dW on their way into an update
     cdef cnp.ndarray labels         # of a batch, checked
+    cdef cnp.ndarray targets        # of a batch, as rows of weights
+    cdef cnp.ndarray weights        # of a shuffled batch's samples
     cdef char *parameters_start
     cdef char *gradients_start
     cdef char *packed_start
+    cdef bint frozen                # the packed weights are those for prediction
     cdef char *scratch_start
     cdef char *arena_start          # of the arena for training
     cdef Py_ssize_t *labels_start
+    cdef char *targets_start
+    cdef char *weights_start
     cdef Py_ssize_t rows            # that it has room for
     cdef Py_ssize_t size            # of the parameters
     cdef readonly Use use
@@ -214,10 +332,19 @@ cdef class Engine:
             self.operations[i].weight = described.get("weight", NOWHERE)
             self.operations[i].bias = described.get("bias", NOWHERE)
             self.operations[i].factor = described.get("factor", 1.0)
+            self.operations[i].function = ACTIVATIONS[described.get("function", "tanh")]
+            self.operations[i].seed = described.get("seed", 0)
+            if "seen" in described:
+                self.operations[i].seen = <uint64_t *>cnp.PyArray_DATA(described["seen"])
+            if "trains" in described:
+                self.operations[i].trains = cnp.PyArray_BYTES(described["trains"])
+        self.described = operations     # keeps these arrays alive
         self._fuse()
         self._place()
+        self.frozen = packs
         if packs:
-            self._pack()
+            self._reserve_packed()
+            self.pack()
 
     cdef int _fuse(self) except -1:
         """Let a dense operation take the ReLU behind it along."""
@@ -267,14 +394,23 @@ cdef class Engine:
                 op.skip, place = remembered.pop()
                 op.skip_from = place * self.widest
                 op.aside = len(remembered)
+            if op.kind == LAYER_NORM:
+                op.stats = columns
+                columns += 2 * sizeof(double) // self.itemsize
             op.y = columns
             columns += op.n_out
             x = op.y
+            if op.kind == DROPOUT:      # does nothing in prediction
+                op.to = from_
+                continue
             op.to = turn * self.widest
             turn = 1 - turn
             from_ = op.to
         self.operations[self.n_operations - 1].to = OUTPUT
         self.predict_columns = (2 + deepest) * self.widest
+        for i in range(self.n_operations):
+            self.operations[i].stats_from = self.predict_columns
+        self.predict_columns += 2 * sizeof(double) // self.itemsize
         # Each of the two places for gradients is as wide as the widest that comes there.
         widths = [self.n_out, 0]
         turn = 0
@@ -282,7 +418,7 @@ cdef class Engine:
             op = &self.operations[i]
             if op.kind != ADD:
                 turn = 1 - turn
-                if op.kind != DENSE or op.x != INPUT:
+                if op.x != INPUT or op.kind not in (DENSE, LAYER_NORM):
                     widths[turn] = max(widths[turn], op.n_in)
         self.gradient_places = [columns, columns + widths[0]]
         columns += widths[0] + widths[1]
@@ -295,7 +431,7 @@ cdef class Engine:
         self.scratch_start = cnp.PyArray_BYTES(self.scratch)
         return 0
 
-    cdef int _pack(self) except -1:
+    cdef int _reserve_packed(self) except -1:
         cdef Operation *op
         cdef Py_ssize_t i, size = 0
         for i in range(self.n_operations):
@@ -305,13 +441,18 @@ cdef class Engine:
                 size += padded(self.kernels.pack_weights(NULL, NULL, op.n_in, op.n_out), self.dtype)
         self.packed = aligned_zeros(size, self.dtype)
         self.packed_start = cnp.PyArray_BYTES(self.packed)
+        return 0
+
+    cdef void pack(self) noexcept nogil:
+        """Pack all weights, as they are now."""
+        cdef Operation *op
+        cdef Py_ssize_t i
         for i in range(self.n_operations):
             op = &self.operations[i]
             if op.kind == DENSE:
                 self.kernels.pack_weights(
                     self.parameter(op.weight), self.entry(self.packed_start, op.packed),
                     op.n_in, op.n_out)
-        return 0
 
     # ---- Where things are ----------------------------------------------------------------------
 
@@ -348,17 +489,32 @@ cdef class Engine:
             self.training = Arena(rows, self.columns, self.dtype)
             self.arena_start = self.training.start
             self.rows = self.training.rows
+        if rows < batch_size and self.packed is None:
+            self._reserve_packed()
+
+    cdef int reserve_targets(self, Py_ssize_t rows, bint weighs) except -1:
+        """Make room for targets as rows of weights, and for the weights of shuffled samples."""
+        if weighs and (self.targets is None or cnp.PyArray_DIM(self.weights, 0) < rows):
+            self.targets = aligned_zeros(rows * self.n_out, self.dtype)
+            self.weights = aligned_zeros(rows, self.dtype)
+            self.targets_start = cnp.PyArray_BYTES(self.targets)
+            self.weights_start = cnp.PyArray_BYTES(self.weights)
+        return 0
 
     def poison(self, value):
         """Overwrite what is kept between calls and has no meaning then; for tests."""
         for arena in (self.training, self.predicting, self.shuffled):
             if arena is not None:
                 arena.memory.fill(value)
-        self.scratch.fill(value)
+        for array in (self.scratch, self.targets, self.weights):
+            if array is not None:
+                array.fill(value)
+        if self.packed is not None and not self.frozen:
+            self.packed.fill(value)
 
     # ---- Forward, and its mirror ---------------------------------------------------------------
 
-    cdef void forward(self, const real *x, Py_ssize_t n) noexcept nogil:
+    cdef void forward(self, const real *x, Py_ssize_t n, bint packed) noexcept nogil:
         """Every value, in the training arena; the last one has the scores."""
         cdef Operation *op
         cdef Py_ssize_t i
@@ -366,21 +522,21 @@ cdef class Engine:
             op = &self.operations[i]
             if op.kind != REMEMBER:
                 self.apply(op, self.here(op.x, x), self.here(op.skip, x), self.here(op.y, x),
-                           n, False)
+                           self.here(op.stats, x), n, packed)
 
     cdef int backward(
-            self, const real *x, Py_ssize_t n, bint add, bint wait, Update *u,
-            char *V) noexcept nogil:
+            self, const real *x, Py_ssize_t n, bint add, bint keep, bint wait, const Update *u,
+            Steps steps) noexcept nogil:
         """From the gradient by the scores to those of all parameters, or add to these.
 
-        Large weights are updated on the way, unless they are to wait; returns whether these are
-        finite then.
+        Large weights are updated on the way, unless gradients are kept or have to wait; returns
+        whether these are finite then.
         """
         cdef Operation *op
         cdef Py_ssize_t i, turn = 0
         cdef real *dy
         cdef real *dx
-        cdef bint finite = True, at_once
+        cdef bint finite = True, wanted, at_once
         for i in range(self.n_operations - 1, -1, -1):
             op = &self.operations[i]
             dy = self.here(self.gradient_places[turn], x)
@@ -390,21 +546,37 @@ cdef class Engine:
                     self.kernels.relu_backward(self.here(op.y, x), dy, dy, n * op.n_out)
                 if op.x == INPUT:
                     dx = NULL
-                at_once = not wait and self.updates_at_once(op, n)
+                wanted = keep or op.trains[0]
+                at_once = not keep and not wait and self.updates_at_once(op, n)
                 self.kernels.dense_backward(
                     self.here(op.x, x), self.parameter(op.weight), dy, NULL if at_once else dx,
-                    NULL if at_once else self.gradient(op.weight), self.gradient(op.bias),
+                    self.gradient(op.weight) if wanted and not at_once else NULL,
+                    self.gradient(op.bias) if wanted else NULL,
                     n, op.n_in, op.n_out, op.after_relu, add)
                 if at_once:
-                    finite &= self.kernels.dense_sgd_update(
+                    finite &= self.kernels.dense_update(
                         self.here(op.x, x), dy, dx, self.entry(self.scratch_start, 0),
-                        self.parameter(op.weight), self.entry(V, op.weight),
-                        n, op.n_in, op.n_out, op.after_relu, 16 if n == 1 else FEW_ROWS,
-                        u.lr, u.momentum, u.nesterov)
+                        self.parameter(op.weight), self.entry(steps.starts[0], op.weight),
+                        self.entry(steps.starts[1], op.weight),
+                        self.entry(steps.starts[2], op.weight),
+                        n, op.n_in, op.n_out, op.after_relu, 16 if n == 1 else FEW_ROWS, u)
             elif op.kind == RELU:
                 self.kernels.relu_backward(self.here(op.x, x), dy, dx, n * op.n_out)
+            elif op.kind == ACTIVATION:
+                self.kernels.activation_backward(
+                    self.here(op.x, x), self.here(op.y, x), dy, dx, n * op.n_out,
+                    op.function, op.factor)
             elif op.kind == SOFTMAX:
                 self.kernels.softmax_backward(self.here(op.y, x), dy, dx, n, op.n_out)
+            elif op.kind == LOG_SOFTMAX:
+                self.kernels.log_softmax_backward(self.here(op.y, x), dy, dx, n, op.n_out)
+            elif op.kind == LAYER_NORM:
+                self.kernels.layer_norm_backward(
+                    self.here(op.x, x), self.parameter(op.weight),
+                    <const double *>self.here(op.stats, x), dy, NULL if op.x == INPUT else dx,
+                    self.gradient(op.weight), self.gradient(op.bias), n, op.n_out, add)
+            elif op.kind == DROPOUT:
+                self.drop(op, dy, dx, n)
             elif op.kind == SCALE:
                 self.kernels.scale(dy, dx, n * op.n_out, op.factor)
             elif op.kind == ADD:
@@ -419,9 +591,14 @@ cdef class Engine:
         """A place in the training arena."""
         return self.at(place, self.arena_start, self.rows, x, NULL)
 
+    cdef inline void drop(
+            self, Operation *op, const real *x, real *y, Py_ssize_t n) noexcept nogil:
+        self.kernels.dropout(x, y, n * op.n_out, op.factor, op.seed,
+                             op.first + <uint64_t>(self.first_row * op.n_out))
+
     cdef void apply(
-            self, Operation *op, const real *x, const real *skip, real *y, Py_ssize_t n,
-            bint packed) noexcept nogil:
+            self, Operation *op, const real *x, const real *skip, real *y, real *stats,
+            Py_ssize_t n, bint packed) noexcept nogil:
         """One operation forward."""
         if op.kind == DENSE:
             if packed:
@@ -434,8 +611,18 @@ cdef class Engine:
                     n, op.n_in, op.n_out, op.relu)
         elif op.kind == RELU:
             self.kernels.relu_forward(x, y, n * op.n_out)
+        elif op.kind == ACTIVATION:
+            self.kernels.activation_forward(x, y, n * op.n_out, op.function, op.factor)
         elif op.kind == SOFTMAX:
             self.kernels.softmax_forward(x, y, n, op.n_out)
+        elif op.kind == LOG_SOFTMAX:
+            self.kernels.log_softmax_forward(x, y, n, op.n_out)
+        elif op.kind == LAYER_NORM:
+            self.kernels.layer_norm_forward(
+                x, self.parameter(op.weight), self.parameter(op.bias), y, <double *>stats,
+                n, op.n_out, op.factor)
+        elif op.kind == DROPOUT:
+            self.drop(op, x, y, n)
         elif op.kind == SCALE:
             self.kernels.scale(x, y, n * op.n_out, op.factor)
         elif op.kind == REMEMBER:
@@ -451,88 +638,184 @@ cdef class Engine:
         cdef Py_ssize_t i
         for i in range(self.n_operations):
             op = &self.operations[i]
+            if op.kind == DROPOUT:
+                if op.to == OUTPUT:
+                    memcpy(y, self.at(op.from_, arena, rows, x, y), n * op.n_out * self.itemsize)
+                continue
             self.apply(op, self.at(op.from_, arena, rows, x, y),
                        self.at(op.skip_from, arena, rows, x, y),
-                       self.at(op.to, arena, rows, x, y), n, self.packed_start != NULL)
+                       self.at(op.to, arena, rows, x, y),
+                       self.at(op.stats_from, arena, rows, x, y), n, self.frozen)
 
     # ---- A step --------------------------------------------------------------------------------
 
+    cdef double weigh(self, const Batch *b, Objective o) noexcept nogil:
+        """What a mean over a batch divides by; makes rows of weights of targets that need it."""
+        if o.loss == ENTRIES:
+            return self.n_out * (b.n if b.weights == NULL
+                                 else self.kernels.sum_of_weights(b.weights, b.n))
+        if not self.weighs(b, o):
+            return b.n
+        return self.kernels.target_rows(
+            b.labels, b.rows, b.weights, <const real *>o.class_weights_start,
+            <real *>self.targets_start, b.n, self.n_out, o.ignored, o.smoothing)
+
+    cdef inline bint weighs(self, const Batch *b, Objective o) noexcept nogil:
+        """Whether the loss takes the rows of weights that `weigh` makes."""
+        return o.loss != ENTRIES and (o.takes_rows or b.weights != NULL)
+
     cdef double loss_of(
-            self, Loss loss, const real *scores, const Py_ssize_t *labels, const real *T,
-            real *gradient, Py_ssize_t n, Py_ssize_t total) noexcept nogil:
-        """Part of n rows in the mean loss of all and, unless NULL, its gradient by the scores."""
-        if loss == SOFTMAX_CROSS_ENTROPY:
+            self, Objective o, const real *scores, const Batch *b, Py_ssize_t first,
+            Py_ssize_t n, real *gradient, double total) noexcept nogil:
+        """Sum of the losses of n rows, from `first` on, and unless NULL its gradient / total."""
+        cdef const Py_ssize_t *labels = b.labels + first if b.labels != NULL else NULL
+        cdef const real *T = b.rows
+        cdef const real *weights = b.weights
+        if self.weighs(b, o):
+            labels, T = NULL, <const real *>self.targets_start
+        if T != NULL:
+            T = self.rows_on(T, first, self.n_out)
+        if weights != NULL:
+            weights = self.rows_on(weights, first, 1)
+        if o.loss == SOFTMAX_CROSS_ENTROPY:
             return self.kernels.softmax_cross_entropy(
-                scores, labels, T, gradient, n, self.n_out, total) / total
-        if loss == CROSS_ENTROPY:
-            return self.kernels.cross_entropy(
-                scores, labels, T, gradient, n, self.n_out, total) / total
-        return self.kernels.mean_squared_error(
-            scores, T, gradient, n * self.n_out, total * self.n_out) / (total * self.n_out)
+                scores, labels, T, gradient, NULL, n, self.n_out, total)
+        if o.loss == CROSS_ENTROPY:
+            return self.kernels.cross_entropy(scores, labels, T, gradient, n, self.n_out, total)
+        if o.loss == NEGATIVE_LOG_LIKELIHOOD:
+            return self.kernels.negative_log_likelihood(
+                scores, T, gradient, NULL, n, self.n_out, total)
+        if weights == NULL and o.positive_start == NULL:    # one long row
+            return self.kernels.entry_losses(
+                scores, T, NULL, False, NULL, gradient, NULL, 1, n * self.n_out, o.of_entries,
+                total, o.delta)
+        return self.kernels.entry_losses(
+            scores, T, weights, False, <const real *>o.positive_start, gradient, NULL,
+            n, self.n_out, o.of_entries, total, o.delta)
 
     cdef inline bint updates_at_once(self, Operation *op, Py_ssize_t n) noexcept nogil:
         """Whether the update of a dense layer's weights does not wait for the others."""
-        return (n == 1 and op.n_out >= WIDE
-                or n <= SMALL_BATCH and op.n_in * op.n_out >= MANY_PARAMETERS)
+        return op.trains[0] and (
+            n == 1 and op.n_out >= WIDE
+            or n <= SMALL_BATCH and op.n_in * op.n_out >= MANY_PARAMETERS)
 
-    cdef bint update(self, Py_ssize_t n, bint keep, Update *u, char *V) noexcept nogil:
+    cdef bint update(
+            self, Py_ssize_t n, bint keep, const Update *u, Steps steps) noexcept nogil:
         """Every parameter that was not updated on the way; returns whether these are finite."""
         cdef Operation *op
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, size
         cdef bint finite = True
-        if keep or n > SMALL_BATCH or n > 1 and self.n_scratch == 0:    # all at once
-            return self.update_some(0, self.size, u, V)
+        cdef bint together = keep or n > SMALL_BATCH or n > 1 and self.n_scratch == 0
+        cdef Update of_vectors = u[0]
+        if steps.spares_vectors and (u.decay != 0 or u.shrink != 1):
+            of_vectors.decay, of_vectors.shrink = 0, 1
+            of_vectors = plain_or_not(of_vectors)
+            together = False
+        for i in range(self.n_operations):
+            if self.operations[i].trains != NULL:
+                together &= self.operations[i].trains[0] != 0
+        if together:
+            return self.update_some(0, self.size, u, steps)
         for i in range(self.n_operations):
             op = &self.operations[i]
-            if op.kind == DENSE and not self.updates_at_once(op, n):
-                finite &= self.update_some(op.weight, op.n_in * op.n_out, u, V)
+            if op.trains == NULL or op.trains[0] == 0:
+                continue
+            if op.kind == DENSE:
+                size = op.n_in * op.n_out
+                if keep or not self.updates_at_once(op, n):
+                    finite &= self.update_some(op.weight, size, u, steps)
+            elif op.weight != NOWHERE:
+                finite &= self.update_some(op.weight, op.n_out, &of_vectors, steps)
             if op.bias != NOWHERE:
-                finite &= self.update_some(op.bias, op.n_out, u, V)
+                finite &= self.update_some(op.bias, op.n_out, &of_vectors, steps)
         return finite
 
     cdef bint update_some(
-            self, Py_ssize_t first, Py_ssize_t size, Update *u, char *V) noexcept nogil:
-        return self.kernels.sgd_update(
-            self.gradient(first), self.parameter(first),
-            self.entry(V, first),
-            size, u.lr, u.momentum, u.nesterov)
+            self, Py_ssize_t first, Py_ssize_t size, const Update *u, Steps steps) noexcept nogil:
+        return self.kernels.update(
+            self.gradient(first), self.parameter(first), self.entry(steps.starts[0], first),
+            self.entry(steps.starts[1], first), self.entry(steps.starts[2], first), size, u)
+
+    cdef double norm(self) noexcept nogil:
+        """Of all gradients that are in use."""
+        cdef Operation *op
+        cdef Py_ssize_t i
+        cdef double total = 0
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.trains == NULL or op.trains[0] == 0:
+                continue
+            if op.weight != NOWHERE:
+                total += self.kernels.sum_of_squares(
+                    self.gradient(op.weight), op.n_in * op.n_out if op.kind == DENSE else op.n_out)
+            if op.bias != NOWHERE:
+                total += self.kernels.sum_of_squares(self.gradient(op.bias), op.n_out)
+        return sqrt(total)
 
     cdef Outcome step(
-            self, const real *x, const Py_ssize_t *labels, const real *T, Py_ssize_t n, Loss loss,
-            bint keep, Update *u, char *V, double *value, Py_ssize_t *correct) noexcept nogil:
+            self, const Batch *b, Objective o, bint keep, Update u, Steps steps, double *value,
+            double *total, Py_ssize_t *correct) noexcept nogil:
         """Forward, loss, backward, update; adds the number of right answers, unless NULL.
 
-        A large batch is taken in blocks of rows, whose gradients are added up.
+        Gives the loss and what it was divided by. A large batch is taken in blocks of rows, whose
+        gradients are added up, with weights that are packed once for all of them.
         """
-        cdef Py_ssize_t first = 0, some, block = self.training_block(n)
+        cdef Py_ssize_t first = 0, some, block = self.training_block(b.n)
+        cdef const real *x = b.x
         cdef const real *scores
-        cdef bint finite = True
-        value[0] = 0
-        while first < n:
-            some = min(n - first, block)
+        cdef bint finite = True, clips = isfinite(steps.clip_norm), wait = clips or block < b.n
+        cdef double norm
+        value[0], total[0] = 0, self.weigh(b, o)
+        if not o.mean or total[0] == 0:
+            total[0] = 1
+        if block < b.n:
+            self.pack()
+        self.count_entries(b.n)
+        while first < b.n:
+            some = min(b.n - first, block)
+            self.first_row = first
             scores = self.here(self.operations[self.n_operations - 1].y, x)
-            self.forward(x, some)
-            if (loss == CROSS_ENTROPY
+            self.forward(x, some, block < b.n)
+            if (o.loss == CROSS_ENTROPY
                     and self.kernels.first_bad_probability(scores, some * self.n_out) >= 0):
                 return BAD_PROBABILITY
-            value[0] += self.loss_of(loss, scores, labels, T,
-                                     self.here(self.gradient_places[0], x), some, n)
+            value[0] += self.loss_of(o, scores, b, first, some,
+                                     self.here(self.gradient_places[0], x), total[0]) / total[0]
             if not isfinite(value[0]):
                 return BAD_LOSS
             if correct != NULL:
-                correct[0] += self.kernels.count_correct(scores, labels, T, some, self.n_out)
-            finite &= self.backward(x, some, first > 0, keep or block < n, u, V)
+                correct[0] += self.right_answers(scores, b, first, some)
+            finite &= self.backward(x, some, first > 0, keep, wait, &u, steps)
             first += some
             x = self.rows_on(x, some, self.n_in)
-            if T != NULL:
-                T = self.rows_on(T, some, self.n_out)
-            else:
-                labels = labels + some
         if keep and self.kernels.first_not_finite(
                 self.gradient(0), self.size) >= 0:
             return BAD_GRADIENT
-        finite &= self.update(n, keep, u, V)
+        if clips:
+            norm = self.norm()
+            if steps.clip_norm < norm + 1e-6:
+                u.rule = u.rule if u.rule != PLAIN_SGD else SGD
+                u.scale = steps.clip_norm / (norm + 1e-6)
+        finite &= self.update(b.n, keep or wait, &u, steps)
         return FINE if finite else BAD_PARAMETER
+
+    cdef Py_ssize_t right_answers(
+            self, const real *scores, const Batch *b, Py_ssize_t first,
+            Py_ssize_t n) noexcept nogil:
+        """In n rows, from `first` on."""
+        return self.kernels.count_correct(
+            scores, b.labels + first if b.labels != NULL else NULL,
+            self.rows_on(b.rows, first, self.n_out) if b.rows != NULL else NULL, n, self.n_out)
+
+    cdef void count_entries(self, Py_ssize_t n) noexcept nogil:
+        """Tell dropout where this step's entries stand among all that it has seen."""
+        cdef Operation *op
+        cdef Py_ssize_t i
+        for i in range(self.n_operations):
+            op = &self.operations[i]
+            if op.kind == DROPOUT:
+                op.first = op.seen[0]
+                op.seen[0] += <uint64_t>(n * op.n_out)
 
     cdef inline const real *rows_on(
             self, const real *rows, Py_ssize_t n, Py_ssize_t columns) noexcept nogil:
@@ -540,12 +823,13 @@ cdef class Engine:
 
     cdef bint take_labels(
             self, const Py_ssize_t *labels, const Py_ssize_t *order, Py_ssize_t *to,
-            Py_ssize_t n) noexcept nogil:
+            Py_ssize_t n, Py_ssize_t ignored) noexcept nogil:
         """Copy a batch's labels, and look at each: they are indices, and the caller's to change."""
         cdef Py_ssize_t i, label
         for i in range(n):
             label = labels[order[i] if order != NULL else i]
-            if label < 0 or label >= self.n_out:
+            if ((label < 0 or label >= self.n_out)
+                    and (label != ignored or ignored == PY_SSIZE_T_MIN)):
                 return False
             to[i] = label
         return True
@@ -561,17 +845,18 @@ cdef class Engine:
 
     # ---- What Python calls ---------------------------------------------------------------------
 
-    def train(self, cnp.ndarray x, cnp.ndarray target, str loss, Py_ssize_t batch_size,
-              cnp.ndarray order, bint accuracy, bint keep_gradients,
-              cnp.ndarray velocities, double lr, double momentum, bint nesterov):
-        """Take one step per batch, and return `(outcome, step, loss, correct)`.
+    def train(self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight,
+              Objective objective, Py_ssize_t batch_size, cnp.ndarray order, bint accuracy,
+              bint keep_gradients, Steps steps):
+        """Take one step per batch, and return `(outcome, step, last, mean, correct)`.
 
         Parameters
         ----------
         x : ndarray (n, n_in)
         target : ndarray (n,) of int64, or (n, n_out)
-        loss : str
-            The name of its class.
+        sample_weight : ndarray (n,) or None
+            Finite and at least 0.
+        objective : Objective
         batch_size : int
             The last batch has what is left.
         order : ndarray (n,) of int64, or None
@@ -580,10 +865,7 @@ cdef class Engine:
             Count the rows that are right, before each update.
         keep_gradients : bool
             Leave all gradients in their buffer, and apply none that is not finite.
-        velocities : ndarray like the parameters, or None
-            None: no momentum.
-        lr, momentum, nesterov
-            See `sgd_update`.
+        steps : Steps
 
         Returns
         -------
@@ -592,8 +874,10 @@ cdef class Engine:
             "parameter". In all but "parameter" the last step was not applied.
         step : int
             The number of the last step, from 1.
-        loss : float
-            Mean over the rows; where the outcome is "loss", that of the last step.
+        last : float
+            The loss of the last step.
+        mean : float
+            Over the samples of all steps, by their weights; of sums too.
         correct : int
 
         Raises
@@ -615,24 +899,23 @@ cdef class Engine:
         cdef const char *targets = cnp.PyArray_BYTES(target)
         cdef const Py_ssize_t *sequence = NULL
         cdef const Py_ssize_t *at = NULL
-        cdef const Py_ssize_t *labels = NULL
-        cdef const real *batch
-        cdef const real *T = NULL
-        cdef char *V = cnp.PyArray_BYTES(velocities) if velocities is not None else NULL
-        cdef Update u = Update(lr, momentum, nesterov)
-        cdef Loss kind = LOSSES[loss]
-        cdef double total = 0, value = 0, work = 0, per_step
+        cdef const char *weights = NULL
+        cdef Batch b = Batch(NULL, NULL, NULL, NULL, 0)
+        cdef double total = 0, value = 0, work = 0, per_step, share = 0, shares = 0
         cdef Outcome outcome = FINE
         cdef Caller caller
         if self.use.writing or self.use.reading:
             raise RuntimeError("this network is in use by another thread")
-        check_rate(lr, self.type_number)
+        check_rate(steps.at(0).rate, self.type_number)
         self.use.writing = True
         try:
             if order is not None:
                 sequence = <const Py_ssize_t *>cnp.PyArray_DATA(order)
             batch_size = min(batch_size, n)
             self.reserve(batch_size)
+            if sample_weight is not None:
+                weights = cnp.PyArray_BYTES(sample_weight)
+            self.reserve_targets(batch_size, sample_weight is not None or objective.takes_rows)
             if sequence != NULL:
                 if self.shuffled is None or self.shuffled.rows < batch_size:
                     self.shuffled = Arena(batch_size, self.n_in + self.n_out, self.dtype)
@@ -643,27 +926,33 @@ cdef class Engine:
             while first < n:
                 some = min(n - first, batch_size)
                 step += 1
+                b.n = some
+                b.x = <const real *>(rows + first * row)
                 if sequence != NULL:
                     at = sequence + first
-                    batch = self.gather(rows, self.n_in, x_rows, at, some)
-                else:
-                    batch = <const real *>(rows + first * row)
+                    b.x = self.gather(rows, self.n_in, x_rows, at, some)
                 if has_labels:
-                    labels = self.labels_start
+                    b.labels = self.labels_start
                     if not self.take_labels(
                             <const Py_ssize_t *>targets + (0 if at != NULL else first),
-                            at, self.labels_start, some):
+                            at, self.labels_start, some, objective.ignored):
                         outcome = BAD_LABEL
                         break
                 elif at != NULL:
-                    T = self.gather(targets, self.n_out, target_rows, at, some)
+                    b.rows = self.gather(targets, self.n_out, target_rows, at, some)
                 else:
-                    T = <const real *>(targets + first * target_row)
-                outcome = self.step(batch, labels, T, some, kind, keep_gradients, &u, V, &value,
+                    b.rows = <const real *>(targets + first * target_row)
+                if weights != NULL and at != NULL:
+                    b.weights = self.gather(weights, 1, self.weights_start, at, some)
+                elif weights != NULL:
+                    b.weights = <const real *>(weights + first * self.itemsize)
+                outcome = self.step(&b, objective, keep_gradients, steps.at(step - 1), steps,
+                                    &value, &share,
                                     &correct if accuracy else NULL)
                 if outcome != FINE:
                     break
-                total += value * some
+                total += value * share
+                shares += share if objective.mean else some
                 first += some
                 work += per_step
                 if work > WORK_BETWEEN_SIGNALS and first < n:
@@ -674,9 +963,7 @@ cdef class Engine:
             leave(caller)
         finally:
             self.use.writing = False
-        if outcome == FINE:
-            value = total / n
-        return OUTCOMES[outcome], step, value, correct
+        return OUTCOMES[outcome], step, value, total / shares if shares else 0.0, correct
 
     cdef Py_ssize_t block(self, Py_ssize_t n) noexcept nogil:
         """Rows of a prediction at a time: values stay in a cache, and weights are used often."""
@@ -789,38 +1076,45 @@ cdef class Engine:
         """Return whether all parameters are."""
         return self.kernels.first_not_finite(self.parameter(0), self.size) < 0
 
-    def evaluate(self, cnp.ndarray x, cnp.ndarray target, str loss, bint accuracy):
-        """Return `(outcome, loss, correct)`, as `train` does, of the network as it is."""
+    def evaluate(self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight,
+                 Objective objective, bint accuracy):
+        """Return `(outcome, mean, correct)`, as `train` does, of the network as it is."""
         cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, block = self.block(n)
         cdef Py_ssize_t correct = 0
         cdef cnp.ndarray scores = np.empty((block, self.n_out), self.dtype)
         cdef cnp.ndarray own_labels = np.empty(block, np.intp)
-        cdef Py_ssize_t *labels = NULL
-        cdef const real *T = NULL
         cdef const real *found = <const real *>cnp.PyArray_DATA(scores)
-        cdef Loss kind = LOSSES[loss]
-        cdef double total = 0
+        cdef Batch b = Batch(NULL, NULL, NULL, NULL, 0)
+        cdef double total = 0, shares = 0, share
         cdef Caller caller
+        self.reserve_targets(block, sample_weight is not None or objective.takes_rows)
         while first < n:
-            some = min(n - first, block)
+            some = b.n = min(n - first, block)
             self.predict_into(x[first:first + some], scores[:some])
             if cnp.PyArray_NDIM(target) == 1:
-                labels = <Py_ssize_t *>cnp.PyArray_DATA(own_labels)
+                b.labels = <const Py_ssize_t *>cnp.PyArray_DATA(own_labels)
                 if not self.take_labels(
-                        <const Py_ssize_t *>cnp.PyArray_DATA(target) + first, NULL, labels, some):
+                        <const Py_ssize_t *>cnp.PyArray_DATA(target) + first, NULL,
+                        <Py_ssize_t *>cnp.PyArray_DATA(own_labels), some, objective.ignored):
                     return OUTCOMES[BAD_LABEL], 0.0, 0
             else:
-                T = <const real *>(cnp.PyArray_BYTES(target) + first * self.n_out * self.itemsize)
-            if kind == CROSS_ENTROPY and self.kernels.first_bad_probability(
+                b.rows = <const real *>(
+                    cnp.PyArray_BYTES(target) + first * self.n_out * self.itemsize)
+            if sample_weight is not None:
+                b.weights = <const real *>(
+                    cnp.PyArray_BYTES(sample_weight) + first * self.itemsize)
+            if objective.loss == CROSS_ENTROPY and self.kernels.first_bad_probability(
                     found, some * self.n_out) >= 0:
                 return OUTCOMES[BAD_PROBABILITY], 0.0, 0
             caller = enter(0)
-            total += self.loss_of(kind, found, labels, T, NULL, some, n)
+            share = self.weigh(&b, objective)
+            total += self.loss_of(objective, found, &b, 0, some, NULL, 1)
+            shares += share if objective.mean else some
             if accuracy:
-                correct += self.kernels.count_correct(found, labels, T, some, self.n_out)
+                correct += self.right_answers(found, &b, 0, some)
             leave(caller)
             first += some
-        return OUTCOMES[FINE], total, correct
+        return OUTCOMES[FINE], total / shares if shares else 0.0, correct
 
 
 cdef class Forward:

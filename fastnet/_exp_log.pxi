@@ -5,29 +5,53 @@
 # W. Waite, Software Manual for the Elementary Functions (1980), chapters 5 and 6.
 
 
-cdef inline vec vec_exp(vec x) noexcept nogil:
-    """exp(x) = 2^k exp(r)   with k = x / log 2, rounded, and r = x - k log 2.
+cdef inline vec reduced(vec x, vec *k) noexcept nogil:
+    """r = x - k log 2, with the nearest whole k.
 
-    exp(r) = 1 + r + r^2/2! + ... . log 2 is split in two, of which the first has so few digits
-    that its product with k is exact. NaN stays NaN: no comparison with it holds.
+    log 2 is split in two, of which the first has so few digits that its product with k is exact.
+    NaN stays NaN: no comparison with it holds.
     """
     cdef bint short = sizeof(real) == sizeof(float)
     cdef real high = 0.693359375 if short else 6.93147180369123816490e-01
     cdef real low = -2.12194440e-4 if short else 1.90821492927058770002e-10
     cdef real whole = <real>(<int64_t>3 << (DIGITS - 1))    # adding it rounds to whole numbers
-    cdef vec limit = broadcast(<real>(1.386 * BIAS))        # beyond it, 0 and Inf are certain
-    cdef int terms = 7 if short else 13
+    x = within(x, <real>(1.386 * BIAS))                     # beyond it, 0 and Inf are certain
+    k[0] = (x * <real>1.4426950408889634 + whole) - whole
+    return (x - k[0] * high) - k[0] * low
+
+
+cdef inline vec exp_series(vec r, int first) noexcept nogil:
+    """Sum of r^(i - first) / i! from i = first, as many terms as |r| <= log(2) / 2 needs."""
+    cdef bint short = sizeof(real) == sizeof(float)
+    cdef int i, terms = 7 if short else 13
     cdef double factorial = 5040 if short else 6227020800
     cdef vec p = broadcast(<real>(1 / factorial))
-    cdef vec k, r
-    cdef int i
-    x = smaller(limit, larger(-limit, x))
-    k = (x * <real>1.4426950408889634 + whole) - whole
-    r = (x - k * high) - k * low
-    for i in range(terms, 0, -1):
+    for i in range(terms, first, -1):
         factorial = factorial / i
         p = p * r + <real>(1 / factorial)
-    return times_power_of_2(p, k)
+    return p
+
+
+cdef inline vec vec_exp(vec x) noexcept nogil:
+    """exp(x) = 2^k exp(r)."""
+    cdef vec k
+    cdef vec r = reduced(x, &k)
+    return times_power_of_2(exp_series(r, 0), k)
+
+
+cdef inline vec vec_exp_of_sum(vec x, vec small) noexcept nogil:
+    """exp(x + small), for what is too small to be added to x."""
+    cdef vec k
+    cdef vec r = reduced(x, &k)
+    return times_power_of_2(exp_series(r + small, 0), k)
+
+
+cdef inline vec vec_expm1(vec x) noexcept nogil:
+    """exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1)   for x <= 0, exact to the last bits near 0 too."""
+    cdef vec k
+    cdef vec r = reduced(x, &k)
+    cdef vec power = times_power_of_2(broadcast(1), k)
+    return exp_series(r, 1) * r * power + (power - 1.0)
 
 
 cdef inline dvec double_log(dvec x) noexcept nogil:

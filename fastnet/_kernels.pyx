@@ -11,11 +11,13 @@ The packed and the fused ones share the twins of the plain ones. Letters are tho
 X, W, b, Z, and dZ for the gradient of the loss by Z.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport INFINITY, NAN, isfinite, log
-from libc.stdint cimport int64_t
+from libc.math cimport INFINITY, NAN, isfinite, log, sqrt
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from fastnet._table cimport KernelTable, real
+from fastnet._table cimport (
+    ADAM, BINARY_CROSS_ENTROPY, ELU, GELU, GELU_TANH, HUBER, LEAKY_RELU, MEAN_SQUARED_ERROR,
+    PLAIN_SGD, POISSON, RMSPROP, SGD, SIGMOID, SILU, TANH, KernelTable, Update, real)
 
 cdef extern from "_machine.h":
     ctypedef float vec              # LANES reals in one register; operators work lane by lane
@@ -40,6 +42,7 @@ cdef extern from "_machine.h":
     dvec broadcast_double(double x) nogil
     vec larger(vec a, vec b) nogil      # max(a, b); b where either is NaN
     vec smaller(vec a, vec b) nogil     # min(a, b); b where either is NaN
+    vec vec_sqrt(vec v) nogil
     vec times_power_of_2(vec v, vec k) nogil    # v 2^k for whole |k| <= 2 BIAS
     vec in_register(vec v) nogil        # v, which gcc would else load wherever it is used
     vec load_first(const real *p, Py_ssize_t n) nogil   # n lanes, and 0 in the others
@@ -50,37 +53,54 @@ cdef extern from "_machine.h":
 include "_vectors.pxi"
 include "_exp_log.pxi"
 include "_elementwise.pxi"
+include "_activations.pxi"
 include "_products.pxi"
 include "_updates.pxi"
 include "_dense.pxi"
 include "_softmax.pxi"
+include "_layer_norm.pxi"
+include "_dropout.pxi"
 include "_losses.pxi"
+include "_targets.pxi"
+include "_entry_losses.pxi"
 
 cdef KernelTable _table = KernelTable(
     dense_forward=dense_forward,
     dense_backward=dense_backward,
     pack_weights=pack_weights,
     dense_forward_packed=dense_forward_packed,
-    dense_sgd_update=dense_sgd_update,
+    dense_update=dense_update,
     exp_forward=exp_forward,
     log_forward=log_forward,
     relu_forward=relu_forward,
     relu_backward=relu_backward,
+    activation_forward=activation_forward,
+    activation_backward=activation_backward,
+    dropout=dropout,
     add_forward=add_forward,
     add_backward=add_backward,
     maximum_forward=maximum_forward,
     maximum_backward=maximum_backward,
     scale=scale,
+    scale_rows=scale_rows,
     softmax_forward=softmax_forward,
     softmax_backward=softmax_backward,
+    log_softmax_forward=log_softmax_forward,
+    log_softmax_backward=log_softmax_backward,
+    layer_norm_forward=layer_norm_forward,
+    layer_norm_backward=layer_norm_backward,
     softmax_cross_entropy=softmax_cross_entropy,
     cross_entropy=cross_entropy,
-    mean_squared_error=mean_squared_error,
+    negative_log_likelihood=negative_log_likelihood,
+    entry_losses=entry_losses,
+    target_rows=target_rows,
+    sum_of_weights=sum_of_weights,
     count_correct=count_correct,
     first_bad_weight=first_bad_weight,
     first_not_finite=first_not_finite,
     first_bad_probability=first_bad_probability,
-    sgd_update=sgd_update,
+    update=update,
+    sum_of_squares=sum_of_squares,
 )
 
 table = PyCapsule_New(&_table, "fastnet.KernelTable", NULL)

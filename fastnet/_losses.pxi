@@ -8,7 +8,7 @@
 
 cdef inline void softmax_cross_entropy_columns(
         const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
-        Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double total,
+        real *row_losses, Py_ssize_t n_classes, Py_ssize_t rows, Py_ssize_t left, double total,
         dvec *losses) noexcept nogil:
     """Gradients of LANES rows, or fewer; adds their losses lane by lane. See _softmax.pxi."""
     cdef vec x[NARROW]      # scores, then their exponentials, then the gradient
@@ -45,6 +45,8 @@ cdef inline void softmax_cross_entropy_columns(
         narrow(weights[k] / (sums[k] * total), &factor, k)
     for i in range(rows, LANES):        # no rows of their own
         (<double *>own)[i] = 0
+    for i in range(rows if row_losses != NULL else 0):
+        row_losses[i] = <real>(<const double *>own)[i]
     for k in range(PARTS):
         losses[k] = losses[k] + own[k]
     if dlogits != NULL:
@@ -94,14 +96,14 @@ cdef inline double softmax_cross_entropy_row(
 
 cdef double softmax_cross_entropy(
         const real *logits, const Py_ssize_t *labels, const real *T, real *dlogits,
-        Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil:
+        real *losses_of_rows, Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil:
     """l = sum_j t_j (lse(x) - x_j),   dl/dx_j = softmax(x)_j sum_k t_k - t_j.
 
     lse(x) = m + log(sum_k exp(x_k - m)) with m the maximum; m - x_j is taken first, so that
     scores of any finite size give their exact loss.
     """
     cdef dvec losses[PARTS]
-    cdef double loss = 0
+    cdef double loss = 0, own
     cdef Py_ssize_t i, at
     cdef int k
     if goes_by_columns(n, n_classes):
@@ -112,14 +114,18 @@ cdef double softmax_cross_entropy(
             softmax_cross_entropy_columns(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
                 dlogits + at if dlogits != NULL else NULL,
+                losses_of_rows + i if losses_of_rows != NULL else NULL,
                 n_classes, n - i, n * n_classes - at, total, losses)
         loss = sum_of(losses)
     else:
         for i in range(n):
             at = i * n_classes
-            loss += softmax_cross_entropy_row(
+            own = softmax_cross_entropy_row(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
                 dlogits + at if dlogits != NULL else NULL, n_classes, total)
+            loss += own
+            if losses_of_rows != NULL:
+                losses_of_rows[i] = <real>own
     return loss
 
 
@@ -158,26 +164,32 @@ cdef double cross_entropy(
     return sum_of(losses)
 
 
-cdef double mean_squared_error(
-        const real *Y, const real *T, real *dY, Py_ssize_t size, double total) noexcept nogil:
-    """l = (y - t)^2 of each entry,   dl/dy = 2 (y - t)."""
-    cdef dvec losses[PARTS]
-    cdef dvec difference
-    cdef vec y, t, dy = broadcast(0)
-    cdef Py_ssize_t i
+cdef double negative_log_likelihood(
+        const real *L, const real *T, real *dL, real *losses,
+        Py_ssize_t n, Py_ssize_t n_classes, double total) noexcept nogil:
+    """l = -sum_j t_j x_j,   dl/dx_j = -t_j,   of logarithms x of probabilities."""
+    cdef dvec sums[PARTS]
+    cdef dvec w
+    cdef vec x, t, part = broadcast(<real>(1.0 / total))
+    cdef double loss = 0, own
+    cdef Py_ssize_t i, j, at
     cdef int k
-    for k in range(PARTS):
-        losses[k] = broadcast_double(0)
-    for i from 0 <= i < size by LANES:
-        y = load(Y + i, size - i)
-        t = load(T + i, size - i)
+    for i in range(n):
         for k in range(PARTS):
-            difference = widen(y, k) - widen(t, k)
-            losses[k] = losses[k] + difference * difference
-            narrow(difference * (2.0 / total), &dy, k)
-        if dY != NULL:
-            store(dY + i, dy, size - i)
-    return sum_of(losses)
+            sums[k] = broadcast_double(0)
+        for j from 0 <= j < n_classes by LANES:
+            at = i * n_classes + j
+            x, t = load(L + at, n_classes - j), load(T + at, n_classes - j)
+            for k in range(PARTS):
+                w = widen(t, k)
+                sums[k] = sums[k] - where(w, w * widen(x, k))
+            if dL != NULL:
+                store(dL + at, -t * part, n_classes - j)
+        own = sum_of(sums)
+        loss += own
+        if losses != NULL:
+            losses[i] = <real>own
+    return loss
 
 
 cdef inline Py_ssize_t first_largest(const real *x, Py_ssize_t n_classes) noexcept nogil:

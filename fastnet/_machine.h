@@ -30,17 +30,14 @@ enum { DIGITS = 52, BIAS = 1023 };
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MM(name) INTRINSIC(512, name)
-enum { ROWS = 8, VECTORS = 3, FEW = 3, WIDE = 8 };
-#else
-#if defined(__AVX__)
+#elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define MM(name) INTRINSIC(256, name)
 #else
 #define VECTOR_BYTES 16
 #define MM(name) INTRINSIC(, name)
 #endif
-enum { ROWS = 6, VECTORS = 2, FEW = 1, WIDE = 8 };
-#endif
+enum { MANY = VECTOR_BYTES > 32, ROWS = MANY ? 8 : 6, VECTORS = MANY ? 3 : 2, FEW = MANY ? 3 : 1, WIDE = 8 };
 #define LANES (8 * VECTOR_BYTES / FASTNET_BITS)
 #define REGISTER __attribute__((vector_size(VECTOR_BYTES)))
 
@@ -78,11 +75,14 @@ static inline dvec broadcast_double(double x) { return x - (dvec){0}; }
 static inline vec in_register(vec v) { return ({ __asm__("" : "+v"(v)); v; }); }
 static inline vec larger(vec a, vec b) { return MM(max)(a, b); }
 static inline vec smaller(vec a, vec b) { return MM(min)(a, b); }
+static inline vec vec_sqrt(vec v) { return MM(sqrt)(v); }
 #else
 static inline vec in_register(vec v) { return ({ __asm__("" : "+X"(v)); v; }); }
 #define CHOOSE(mask, a, b) (vec)(((lanes)(mask) & (lanes)(a)) | (~(lanes)(mask) & (lanes)(b)))
 static inline vec larger(vec a, vec b) { return CHOOSE(a > b, a, b); }
 static inline vec smaller(vec a, vec b) { return CHOOSE(a < b, a, b); }
+#define ROOT(i) if (LANES > i) v[i % LANES] = __builtin_sqrt(v[i % LANES]);
+static inline vec vec_sqrt(vec v) { ROOT(0) ROOT(1) ROOT(2) ROOT(3) return v; }
 #endif
 
 #if defined(__AVX512F__)

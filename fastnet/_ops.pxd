@@ -3,7 +3,7 @@
 cimport numpy as cnp
 from cpython.pystate cimport PyThreadState
 
-from fastnet._table cimport KernelTable
+from fastnet._table cimport KernelTable, Update
 
 cdef struct Caller:
     unsigned long mode
@@ -17,3 +17,5 @@ cdef cnp.ndarray output(object value, str name, int ndim, cnp.npy_intp *dims, in
 cdef int apart(cnp.ndarray out, str name, cnp.ndarray a, str a_name,
                cnp.ndarray b=*, str b_name=*, cnp.ndarray c=*, str c_name=*) except -1
 cdef int check_rate(double lr, int dtype) except -1
+cdef Update sgd_numbers(double rate, double momentum, bint nesterov) noexcept
+cdef Update plain_or_not(Update u) noexcept nogil

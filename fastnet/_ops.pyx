@@ -16,15 +16,20 @@ cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pystate cimport PyThreadState
 from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY
+from libc.stdint cimport uint64_t
 
 from fastnet import _convert
-from fastnet._table cimport KernelTable, real
+from fastnet._table cimport (
+    ADAM, BINARY_CROSS_ENTROPY, ELU, GELU, GELU_TANH, HUBER, LEAKY_RELU, MEAN_SQUARED_ERROR,
+    PLAIN_SGD, POISSON, RMSPROP, SGD, SIGMOID, SILU, TANH, KernelTable, Update, real)
 
 cnp.import_array()
 
 cdef extern from "Python.h":
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *thread)
+    const Py_ssize_t PY_SSIZE_T_MIN
 
 cdef extern from "_machine.h":
     const unsigned long FLUSH       # the bits of the mode in which subnormal numbers count as 0
@@ -217,6 +222,26 @@ cdef inline real *pointer(cnp.ndarray array) noexcept:
     return <real *>cnp.PyArray_DATA(array) if array is not None else NULL
 
 
+cdef Update sgd_numbers(double rate, double momentum, bint nesterov) noexcept:
+    """v = momentum v + g, and the step is v, or g + momentum v if nesterov."""
+    cdef Update u
+    u.rule = SGD
+    u.rate, u.momentum, u.gain = rate, momentum, 1
+    u.look, u.direct = momentum if nesterov else 1.0, 1.0 if nesterov else 0.0
+    u.scale, u.clip, u.decay, u.shrink = 1, INFINITY, 0, 1
+    u.memory = u.eps = 0
+    u.root = 1
+    return u
+
+
+cdef Update plain_or_not(Update u) noexcept nogil:
+    """The same numbers, with the rule that takes the least work."""
+    if (u.rule == SGD and u.gain == 1 and u.look == 1 and u.direct == 0 and u.scale == 1
+            and u.clip == INFINITY and u.decay == 0 and u.shrink == 1):
+        u.rule = PLAIN_SGD
+    return u
+
+
 cdef int check_rate(double lr, int dtype) except -1:
     """ValueError if a learning rate is more than the dtype can say."""
     if lr > FLT_MAX and dtype == FLOAT32:
@@ -271,7 +296,7 @@ def check_out(out, model):
         apart(output_like(out, "out", like_this), "out", like_this, "the input")
 
 
-def as_target(value, scores):
+def as_target(value, scores, ignored=None):
     """Return `value` itself if it is labels or rows that losses on `scores` take, else a copy.
 
     Raises
@@ -288,7 +313,7 @@ def as_target(value, scores):
                 return value
             if cnp.PyArray_NDIM(array) == 2 and cnp.PyArray_TYPE(array) == cnp.PyArray_TYPE(model):
                 return value
-    return _convert.target(value, cnp.PyArray_DIM(model, 1), model.dtype)
+    return _convert.target(value, cnp.PyArray_DIM(model, 1), model.dtype, ignored)
 
 
 # ---- Dense -----------------------------------------------------------------------------------
@@ -524,10 +549,11 @@ def dense_sgd_update(X, dZ, W, V=None, dX=None, *, double lr, double momentum=0.
         rows = 32
     cdef cnp.npy_intp size = min(rows, n_in) * n_out
     cdef cnp.ndarray dw = cnp.PyArray_EMPTY(1, &size, dtype, 0)
+    cdef Update u = plain_or_not(sgd_numbers(lr, momentum, nesterov))
     cdef Caller caller = enter(<double>n * n_in * n_out)
-    kernels_for(x).dense_sgd_update(
-        pointer(x), pointer(dz), pointer(dx), pointer(dw), pointer(w), pointer(v),
-        n, n_in, n_out, relu, rows, lr, momentum, nesterov)
+    kernels_for(x).dense_update(
+        pointer(x), pointer(dz), pointer(dx), pointer(dw), pointer(w), pointer(v), NULL, NULL,
+        n, n_in, n_out, relu, rows, &u)
     leave(caller)
 
 
@@ -643,6 +669,128 @@ def relu_backward(X, dY, dX=None):
     kernels_for(x).relu_backward(pointer(x), pointer(dy), pointer(dx), cnp.PyArray_SIZE(x))
     leave(caller)
     return dx
+
+
+ACTIVATIONS = {"leaky_relu": LEAKY_RELU, "elu": ELU, "sigmoid": SIGMOID, "tanh": TANH,
+               "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU}
+
+
+def activation_forward(X, str kind, double alpha=0.0, Y=None):
+    """Y := f(X), for arrays of any shape; NaN stays NaN.
+
+    ============  =============================================  =======================
+    kind          f(x)                                           ulp
+    ============  =============================================  =======================
+    "leaky_relu"  x, or alpha x where x <= 0                     0.5
+    "elu"         x, or alpha (e^x - 1) where x <= 0             1.6; alpha not 1: 3.1
+    "sigmoid"     1 / (1 + e^-x)                                 3
+    "tanh"        tanh(x)                                        3
+    "gelu"        x Phi(x), with the normal distribution Phi     8
+    "gelu_tanh"   x (1 + tanh u) / 2  with                       3 + 3 |2 u| where x < 0
+                  u = sqrt(2 / pi) (x + 0.044715 x^3)            else 3
+    "silu"        x / (1 + e^-x)                                 3
+    ============  =============================================  =======================
+
+    ulp is the largest error, in units in the last place, that was found in all instruction sets.
+    The last three are 0 where their factor is below the smallest normal number.
+
+    Parameters
+    ----------
+    X : ndarray
+    kind : str
+    alpha : float
+    Y : ndarray, shape of X, optional
+        Overwritten.
+
+    Returns
+    -------
+    Y : ndarray
+
+    Raises
+    ------
+    KeyError
+        Another kind.
+    TypeError, ValueError
+        As `relu_forward`.
+    """
+    cdef int number = ACTIVATIONS[kind]
+    cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x)
+    apart(y, "Y", x, "X")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).activation_forward(pointer(x), pointer(y), cnp.PyArray_SIZE(x), number, alpha)
+    leave(caller)
+    return y
+
+
+def activation_backward(X, Y, dY, str kind, double alpha=0.0, dX=None):
+    """dX := f'(X) dY.
+
+    Parameters
+    ----------
+    X, Y, dY : ndarray
+        Of one shape; Y is what `activation_forward` made of X.
+    kind : str
+    alpha : float
+    dX : ndarray, shape of X, optional
+        Overwritten.
+
+    Returns
+    -------
+    dX : ndarray
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As `activation_forward`.
+    """
+    cdef int number = ACTIVATIONS[kind]
+    cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE)
+    cdef cnp.ndarray y = like(Y, "Y", x), dy = like(dY, "dY", x), dx = output_like(dX, "dX", x)
+    apart(dx, "dX", x, "X", y, "Y", dy, "dY")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).activation_backward(
+        pointer(x), pointer(y), pointer(dy), pointer(dx), cnp.PyArray_SIZE(x), number, alpha)
+    leave(caller)
+    return dx
+
+
+def dropout(X, double p, uint64_t seed, uint64_t first=0, Y=None):
+    """Y := 0 where an entry is dropped, else X / (1 - p); with dY for X its own backward.
+
+    Which entries are dropped depends on the seed and on their numbers alone: entry e belongs to
+    word (e % 64) // 16 of Philox4x32-10 of the counter e // 64 * 16 + e % 16, under the key
+    `seed`, and is dropped where that is below p 2^32.
+
+    Parameters
+    ----------
+    X : ndarray
+    p : float
+        Share of the entries that are dropped, in [0, 1).
+    seed : int
+    first : int
+        The number of the first entry.
+    Y : ndarray, shape of X, optional
+        Overwritten.
+
+    Returns
+    -------
+    Y : ndarray
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `relu_forward`; a p outside its interval.
+    OverflowError
+        A seed or number that is negative or has more than 64 bits.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p must be in the interval [0, 1), got {p}")
+    cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x)
+    apart(y, "Y", x, "X")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).dropout(pointer(x), pointer(y), cnp.PyArray_SIZE(x), p, seed, first)
+    leave(caller)
+    return y
 
 
 def add_forward(A, B, Y=None):
@@ -874,9 +1022,214 @@ def softmax_backward(Y, dY, dX=None):
     return dx
 
 
+def log_softmax_forward(X, Y=None):
+    """Y := X - log(row sum of exp(X)): the logarithm of the softmax, exact for any finite scores.
+
+    Parameters
+    ----------
+    X : ndarray (n, n_classes)
+    Y : ndarray (n, n_classes), optional
+        Overwritten.
+
+    Returns
+    -------
+    Y : ndarray (n, n_classes)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_forward`.
+    """
+    cdef cnp.ndarray x = matrix(X, "X", ANY_DTYPE), y = output_like(Y, "Y", x)
+    apart(y, "Y", x, "X")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).log_softmax_forward(
+        pointer(x), pointer(y), cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1))
+    leave(caller)
+    return y
+
+
+def log_softmax_backward(Y, dY, dX=None):
+    """dX := dY - exp(Y) row sum of dY.
+
+    Parameters
+    ----------
+    Y : ndarray (n, n_classes)
+        The output of `log_softmax_forward`.
+    dY : ndarray (n, n_classes)
+    dX : ndarray (n, n_classes), optional
+        Overwritten.
+
+    Returns
+    -------
+    dX : ndarray
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_forward`.
+    """
+    cdef cnp.ndarray y = matrix(Y, "Y", ANY_DTYPE), dy = like(dY, "dY", y)
+    cdef cnp.ndarray dx = output_like(dX, "dX", y)
+    apart(dx, "dX", y, "Y", dy, "dY")
+    cdef Caller caller = enter_pass(y)
+    kernels_for(y).log_softmax_backward(
+        pointer(y), pointer(dy), pointer(dx), cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1))
+    leave(caller)
+    return dx
+
+
+def scale_rows(X, factors, Y=None):
+    """Y := each row of X times its factor.
+
+    Parameters
+    ----------
+    X : ndarray (n, ...)
+    factors : ndarray (n,), or of the shape of X
+    Y : ndarray, shape of X, optional
+        Overwritten.
+
+    Returns
+    -------
+    Y : ndarray
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `relu_forward`.
+    """
+    cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x), f
+    cdef cnp.npy_intp n
+    if np_ndim(factors) == cnp.PyArray_NDIM(x):
+        f = like(factors, "factors", x)
+        n = cnp.PyArray_SIZE(x)
+    else:
+        f = floats(factors, "factors", 1, cnp.PyArray_TYPE(x))
+        n = cnp.PyArray_DIM(x, 0) if cnp.PyArray_NDIM(x) else 0
+        check_shape(f, "factors", 1, &n)
+    apart(y, "Y", x, "X", f, "factors")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).scale_rows(
+        pointer(x), pointer(f), pointer(y), n, cnp.PyArray_SIZE(x) // max(n, 1))
+    leave(caller)
+    return y
+
+
+# ---- Layer normalization ---------------------------------------------------------------------
+
+cdef cnp.ndarray per_column(object value, str name, cnp.ndarray rows):
+    """A vector with a number for each column of a matrix, or None."""
+    if value is None:
+        return None
+    array = floats(value, name, 1, cnp.PyArray_TYPE(rows))
+    check_shape(array, name, 1, cnp.PyArray_DIMS(rows) + 1)
+    return array
+
+
+def layer_norm_forward(X, weight=None, bias=None, double eps=1e-5, Y=None, stats=None):
+    """Y := weight (X - mean) / sqrt(variance + eps) + bias, with mean and variance of each row.
+
+    Parameters
+    ----------
+    X : ndarray (n, width)
+    weight, bias : ndarray (width,), optional
+        1 and 0 where they are left out.
+    eps : float
+        At least 0.
+    Y : ndarray (n, width), optional
+        Overwritten.
+    stats : ndarray of float64 (n, 2), optional
+        Overwritten.
+
+    Returns
+    -------
+    Y : ndarray (n, width)
+    stats : ndarray (n, 2)
+        Mean and 1 / sqrt(variance + eps) of each row, which `layer_norm_backward` needs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays that kernels do not take, shapes that do not fit, outputs overlapping an input.
+    """
+    cdef cnp.ndarray x = matrix(X, "X", ANY_DTYPE), w = per_column(weight, "weight", x)
+    cdef cnp.ndarray b = per_column(bias, "bias", x), y = output_like(Y, "Y", x)
+    cdef cnp.npy_intp *dims = [cnp.PyArray_DIM(x, 0), 2]
+    cdef cnp.ndarray s = output(stats, "stats", 2, dims, FLOAT64)
+    apart(y, "Y", x, "X", w, "weight", b, "bias")
+    apart(s, "stats", x, "X", w, "weight", b, "bias")
+    apart(s, "stats", y, "Y")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).layer_norm_forward(
+        pointer(x), pointer(w), pointer(b), pointer(y), <double *>cnp.PyArray_DATA(s),
+        dims[0], cnp.PyArray_DIM(x, 1), eps)
+    leave(caller)
+    return y, s
+
+
+def layer_norm_backward(X, weight, stats, dY, dX=None, dweight=None, dbias=None,
+                        bint input_gradient=True, bint add=False):
+    """With h = (X - mean) / sqrt(variance + eps) and g = weight dY, means taken along the row:
+
+    dX := (g - mean(g) - h mean(g h)) / sqrt(variance + eps),   dweight := column sums of dY h,
+    dbias := column sums of dY; the latter two only if given.
+
+    Parameters
+    ----------
+    X : ndarray (n, width)
+    weight : ndarray (width,) or None
+    stats : ndarray of float64 (n, 2)
+        From `layer_norm_forward`.
+    dY : ndarray (n, width)
+    dX : ndarray (n, width), optional
+        Overwritten; allocated if not given.
+    dweight, dbias : ndarray (width,), optional
+        Overwritten; left out if not given.
+    input_gradient : bool
+        False leaves dX out.
+    add : bool
+        Add to what dweight and dbias hold, in place of overwriting it.
+
+    Returns
+    -------
+    dX : ndarray (n, width), or None if left out
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm_forward`.
+    """
+    cdef cnp.ndarray x = matrix(X, "X", ANY_DTYPE), w = per_column(weight, "weight", x)
+    cdef cnp.ndarray s = floats(stats, "stats", 2, FLOAT64), dy = like(dY, "dY", x)
+    cdef int dtype = cnp.PyArray_TYPE(x)
+    cdef cnp.npy_intp *dims = [cnp.PyArray_DIM(x, 0), 2]
+    cdef cnp.npy_intp width = cnp.PyArray_DIM(x, 1)
+    cdef cnp.ndarray dx = None, dw = None, db = None
+    check_shape(s, "stats", 2, dims)
+    if input_gradient:
+        dx = output_like(dX, "dX", x)
+    elif dX is not None:
+        raise ValueError("dX is given, but input_gradient is False")
+    if dweight is not None:
+        dw = output(dweight, "dweight", 1, &width, dtype)
+    if dbias is not None:
+        db = output(dbias, "dbias", 1, &width, dtype)
+    for out, name in ((dx, "dX"), (dw, "dweight"), (db, "dbias")):
+        apart(out, name, x, "X", dy, "dY", w, "weight")
+        apart(out, name, s, "stats")
+    apart(dx, "dX", dw, "dweight", db, "dbias")
+    apart(dw, "dweight", db, "dbias")
+    cdef Caller caller = enter_pass(x)
+    kernels_for(x).layer_norm_backward(
+        pointer(x), pointer(w), <const double *>cnp.PyArray_DATA(s), pointer(dy), pointer(dx),
+        pointer(dw), pointer(db), dims[0], width, add)
+    leave(caller)
+    return dx
+
+
 # ---- Losses ----------------------------------------------------------------------------------
 
-def check_target(target, Py_ssize_t n, Py_ssize_t n_classes, cnp.dtype dtype):
+def check_target(target, Py_ssize_t n, Py_ssize_t n_classes, cnp.dtype dtype, ignored=None):
     """Refuse what is neither labels (n,) within range nor rows (n, n_classes) of weights.
 
     Parameters
@@ -886,21 +1239,23 @@ def check_target(target, Py_ssize_t n, Py_ssize_t n_classes, cnp.dtype dtype):
     n, n_classes : int
     dtype : numpy.dtype
         Of weights: float32 or float64.
+    ignored : int, optional
+        A label that may lie out of range.
 
     Raises
     ------
     TypeError, ValueError
         Also for n = 0.
     """
-    checked_target(target, n, n_classes, dtype.type_num)
+    checked_target(target, n, n_classes, dtype.type_num, ignored)
 
 
 cdef cnp.ndarray checked_target(
-        object target, Py_ssize_t n, Py_ssize_t n_classes, int dtype):
+        object target, Py_ssize_t n, Py_ssize_t n_classes, int dtype, object ignored=None):
     """Labels (n,) within range, or rows (n, n_classes) of finite weights >= 0; else an error."""
     cdef cnp.ndarray array
     cdef cnp.npy_intp *dims = [n, n_classes]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, other = NO_LABEL if ignored is None else ignored
     if n == 0:
         raise ValueError("a mean over 0 rows is not defined")
     if not cnp.PyArray_CheckExact(target):
@@ -923,7 +1278,7 @@ cdef cnp.ndarray checked_target(
     check_rows(array, "target", n)
     cdef const Py_ssize_t *labels = labels_of(array)
     for i in range(n):
-        if labels[i] < 0 or labels[i] >= n_classes:
+        if (labels[i] < 0 or labels[i] >= n_classes) and (ignored is None or labels[i] != other):
             raise ValueError(f"target[{i}] is {labels[i]}, but labels must be whole numbers "
                              f"from 0 to {n_classes - 1}")
     return array
@@ -945,7 +1300,121 @@ cdef inline const real *rows_of(cnp.ndarray target) noexcept:
     return pointer(target) if cnp.PyArray_NDIM(target) == 2 else NULL
 
 
-def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
+cdef Py_ssize_t NO_LABEL = PY_SSIZE_T_MIN       # to ignore
+
+
+def target_rows(target, Py_ssize_t n_classes, cnp.dtype dtype, sample_weight=None,
+                class_weight=None, double label_smoothing=0.0, ignore_index=None, T=None):
+    """T := w c ((1 - s) r + s mean(r)) for every sample: what losses take as rows of weights.
+
+    r is the row of the sample's label, or its row; w the sample's weight, c the classes' weights
+    and s the smoothing. Where the label is `ignore_index`, all is 0.
+
+    Parameters
+    ----------
+    target : ndarray of int64 (n,) or of `dtype` (n, n_classes)
+    n_classes : int
+    dtype : numpy.dtype
+        float32 or float64.
+    sample_weight : ndarray (n,), optional
+    class_weight : ndarray (n_classes,), optional
+    label_smoothing : float
+        In [0, 1].
+    ignore_index : int, optional
+        A label that does not count; it need not be a class.
+    T : ndarray (n, n_classes), optional
+        Overwritten.
+
+    Returns
+    -------
+    T : ndarray (n, n_classes)
+    total : float
+        Sum of w c over the samples with their labels' c, or of w for rows: what a mean divides by.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_cross_entropy`; also for weights that are negative or not finite, and for a
+        smoothing outside its interval.
+    """
+    cdef int number = dtype.type_num
+    cdef cnp.ndarray t, w = None, c = None
+    cdef cnp.npy_intp n = len(target)
+    cdef cnp.npy_intp *dims = [n, n_classes]
+    cdef Py_ssize_t ignored = NO_LABEL
+    cdef double total
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in the interval [0, 1], got {label_smoothing}")
+    if ignore_index is not None:
+        ignored = ignore_index
+    t = checked_target(target, n, n_classes, number, ignore_index)
+    if sample_weight is not None:
+        w = floats(sample_weight, "sample_weight", 1, number)
+        check_shape(w, "sample_weight", 1, &n)
+    if class_weight is not None:
+        c = floats(class_weight, "class_weight", 1, number)
+        check_shape(c, "class_weight", 1, &dims[1])
+    for array, name in ((w, "sample_weight"), (c, "class_weight")):
+        if array is not None:
+            check_weights(array, name)
+    cdef cnp.ndarray rows = output(T, "T", 2, dims, number)
+    apart(rows, "T", t, "target", w, "sample_weight", c, "class_weight")
+    cdef Caller caller = enter(HOLD)
+    total = kernels_of(number).target_rows(
+        labels_of(t), rows_of(t), pointer(w), pointer(c), pointer(rows), n, n_classes, ignored,
+        label_smoothing)
+    leave(caller)
+    return rows, total
+
+
+def check_weights(array, str name):
+    """Refuse weights that are negative or not finite.
+
+    Parameters
+    ----------
+    array : ndarray of float32 or float64
+    name : str
+        What the message calls it.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    cdef cnp.ndarray weights = floats(array, name, ANY_NDIM, ANY_DTYPE)
+    cdef Py_ssize_t i = kernels_for(weights).first_bad_weight(
+        pointer(weights), cnp.PyArray_SIZE(weights))
+    if i >= 0:
+        raise ValueError(f"{name}[{i}] is {weights.flat[i]}, but weights must be finite and at "
+                         "least 0")
+
+
+def check_probabilities(array, str name):
+    """Refuse entries outside [0, 1], beyond what rounding explains; NaN is passed on.
+
+    Parameters
+    ----------
+    array : ndarray of float32 or float64
+    name : str
+        What the message calls it.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    cdef cnp.ndarray numbers = floats(array, name, ANY_NDIM, ANY_DTYPE)
+    cdef Py_ssize_t i = kernels_for(numbers).first_bad_probability(
+        pointer(numbers), cnp.PyArray_SIZE(numbers))
+    if i >= 0:
+        raise ValueError(f"{name} must hold numbers in [0, 1], got {numbers.flat[i]}")
+
+
+cdef inline double divisor(double total) noexcept:
+    """What a mean divides by: where all weights are 0, the sum is 0, and the mean is to be 0."""
+    return total if total != 0 else 1
+
+
+def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True, total=None,
+                          losses=None):
     """Mean over the rows of sum_j t_j (logsumexp(x) - x_j), and its gradient by the logits.
 
     For a row whose weights t sum to s the gradient is (s softmax(x) - t) / n.
@@ -959,6 +1428,10 @@ def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
         Overwritten.
     gradient : bool
         False leaves the gradient out.
+    total : float, optional
+        Divide by it, in place of n: 1 for the sum, or a sum of weights. 0 counts as 1.
+    losses : ndarray (n,), optional
+        Overwritten with the loss of each row, divided by nothing.
 
     Returns
     -------
@@ -972,14 +1445,20 @@ def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True):
         weights that are negative or not finite, dlogits overlapping an input.
     """
     cdef cnp.ndarray x = matrix(logits, "logits", ANY_DTYPE), t = target_of(target, x)
-    cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x) if gradient else None
-    apart(dx, "dlogits", x, "logits", t, "target")
-    cdef Caller caller = enter(HOLD)
     cdef cnp.npy_intp n = cnp.PyArray_DIM(x, 0)
+    cdef cnp.ndarray dx = output_like(dlogits, "dlogits", x) if gradient else None
+    cdef cnp.ndarray each = None
+    cdef double over = n if total is None else divisor(total)
+    if losses is not None:
+        each = output(losses, "losses", 1, &n, cnp.PyArray_TYPE(x))
+    apart(dx, "dlogits", x, "logits", t, "target", each, "losses")
+    apart(each, "losses", x, "logits", t, "target")
+    cdef Caller caller = enter(HOLD)
     cdef double loss = kernels_for(x).softmax_cross_entropy(
-        pointer(x), labels_of(t), rows_of(t), pointer(dx), n, cnp.PyArray_DIM(x, 1), n)
+        pointer(x), labels_of(t), rows_of(t), pointer(dx), pointer(each),
+        n, cnp.PyArray_DIM(x, 1), over)
     leave(caller)
-    return loss / n, dx
+    return loss / over, dx
 
 
 def cross_entropy(P, target, dP=None, bint gradient=True):
@@ -1022,15 +1501,41 @@ def cross_entropy(P, target, dP=None, bint gradient=True):
     return loss / n, dp
 
 
-def mean_squared_error(Y, T, dY=None, bint gradient=True):
-    """Mean over all entries of (y - t)^2, and its gradient 2 (Y - T) / size.
+ENTRY_LOSSES = {
+    "mean_squared_error": MEAN_SQUARED_ERROR, "binary_cross_entropy": BINARY_CROSS_ENTROPY,
+    "huber": HUBER, "poisson": POISSON}
+
+
+def entry_losses(Y, T, str kind, weights=None, pos_weight=None, double delta=1.0, total=None,
+                 dY=None, losses=None, bint gradient=True):
+    """Mean over all entries of w l(y, t), and its gradient by Y.
+
+    * "mean_squared_error": l = (y - t)^2,   dl/dy = 2 (y - t);
+    * "binary_cross_entropy": l = p t log(1 + e^-y) + (1 - t) log(1 + e^y),
+      dl/dy = (1 - t) s(y) - p t s(-y);
+    * "huber": with d = y - t, l = d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2),
+      dl/dy = d, but no farther from 0 than delta;
+    * "poisson": l = e^y - t y,   dl/dy = e^y - t;
+
+    with s(y) = 1 / (1 + e^-y). Where a factor t, 1 - t or w is 0, its term is 0, whatever y is.
 
     Parameters
     ----------
     Y, T : ndarray
         Of one shape.
+    kind : str
+    weights : ndarray, optional
+        w: of the shape of Y, or (n,) for rows of Y (n, n_out).
+    pos_weight : ndarray (n_out,), optional
+        p of "binary_cross_entropy", for each column of a matrix Y.
+    delta : float
+        Of "huber".
+    total : float, optional
+        Divide by it, in place of the number of entries. 0 counts as 1.
     dY : ndarray, shape of Y, optional
         Overwritten.
+    losses : ndarray, shape of Y, optional
+        Overwritten with w l of each entry, divided by nothing.
     gradient : bool
         False leaves the gradient out.
 
@@ -1041,20 +1546,109 @@ def mean_squared_error(Y, T, dY=None, bint gradient=True):
 
     Raises
     ------
+    KeyError
+        Another kind.
     TypeError, ValueError
-        Arrays that kernels do not take, shapes that differ, no entries, dY overlapping an input.
+        Arrays that kernels do not take, shapes that differ, no entries, an output overlapping
+        another array.
     """
+    cdef int number = ENTRY_LOSSES[kind]
     cdef cnp.ndarray y = floats(Y, "Y", ANY_NDIM, ANY_DTYPE), t = like(T, "T", y)
-    cdef cnp.npy_intp size = cnp.PyArray_SIZE(y)
+    cdef int dtype = cnp.PyArray_TYPE(y)
+    cdef cnp.npy_intp size = cnp.PyArray_SIZE(y), n = 1, n_out = size
+    cdef cnp.ndarray w = None, p = None, each = None
     if size == 0:
         raise ValueError("a mean over 0 entries is not defined")
+    if pos_weight is not None or weights is not None and np_ndim(weights) < cnp.PyArray_NDIM(y):
+        y = matrix(Y, "Y", ANY_DTYPE)
+        n, n_out = cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1)
+    if pos_weight is not None:
+        p = floats(pos_weight, "pos_weight", 1, dtype)
+        check_shape(p, "pos_weight", 1, &n_out)
+    cdef bint of_entries = weights is not None and np_ndim(weights) == cnp.PyArray_NDIM(y)
+    if weights is not None:
+        if of_entries:
+            w = like(weights, "weights", y)
+        else:
+            w = floats(weights, "weights", 1, dtype)
+            check_shape(w, "weights", 1, &n)
     cdef cnp.ndarray dy = output_like(dY, "dY", y) if gradient else None
-    apart(dy, "dY", y, "Y", t, "T")
+    if losses is not None:
+        each = output_like(losses, "losses", y)
+    for out, name in ((dy, "dY"), (each, "losses")):
+        apart(out, name, y, "Y", t, "T", w, "weights")
+        apart(out, name, p, "pos_weight")
+    apart(dy, "dY", each, "losses")
+    cdef double over = size if total is None else divisor(total)
     cdef Caller caller = enter_pass(y)
-    cdef double loss = kernels_for(y).mean_squared_error(
-        pointer(y), pointer(t), pointer(dy), size, size)
+    cdef double loss = kernels_for(y).entry_losses(
+        pointer(y), pointer(t), pointer(w), of_entries, pointer(p), pointer(dy), pointer(each),
+        n, n_out, number, over, delta)
     leave(caller)
-    return loss / size, dy
+    return loss / over, dy
+
+
+cdef inline int np_ndim(object array):
+    return cnp.PyArray_NDIM(<cnp.ndarray>array) if cnp.PyArray_Check(array) else -1
+
+
+def negative_log_likelihood(L, T, dL=None, bint gradient=True, total=None, losses=None):
+    """Mean over the rows of -sum_j t_j x_j, and its gradient -t by the logarithms x.
+
+    Parameters
+    ----------
+    L : ndarray (n, n_classes)
+        Logarithms of probabilities.
+    T : ndarray (n, n_classes)
+        Rows of weights, as `target_rows` makes them.
+    dL : ndarray (n, n_classes), optional
+        Overwritten.
+    gradient, total, losses
+        As of `softmax_cross_entropy`.
+
+    Returns
+    -------
+    loss : float
+    dL : ndarray (n, n_classes), or None if left out
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_cross_entropy`.
+    """
+    cdef cnp.ndarray x = matrix(L, "L", ANY_DTYPE), t = like(T, "T", x)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(x, 0)
+    cdef cnp.ndarray dx = output_like(dL, "dL", x) if gradient else None
+    cdef cnp.ndarray each = None
+    cdef double over = n if total is None else divisor(total)
+    if n == 0:
+        raise ValueError("a mean over 0 rows is not defined")
+    if losses is not None:
+        each = output(losses, "losses", 1, &n, cnp.PyArray_TYPE(x))
+    apart(dx, "dL", x, "L", t, "T", each, "losses")
+    apart(each, "losses", x, "L", t, "T")
+    cdef Caller caller = enter_pass(x)
+    cdef double loss = kernels_for(x).negative_log_likelihood(
+        pointer(x), pointer(t), pointer(dx), pointer(each), n, cnp.PyArray_DIM(x, 1), over)
+    leave(caller)
+    return loss / over, dx
+
+
+def sum_of_weights(weights):
+    """Sum of an array's entries, in double.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An array that kernels do not take.
+    """
+    cdef cnp.ndarray w = floats(weights, "weights", ANY_NDIM, ANY_DTYPE)
+    return kernels_for(w).sum_of_weights(pointer(w), cnp.PyArray_SIZE(w))
+
+
+def mean_squared_error(Y, T, dY=None, bint gradient=True):
+    """Mean over all entries of (y - t)^2, and its gradient 2 (Y - T) / size: as `entry_losses`."""
+    return entry_losses(Y, T, "mean_squared_error", dY=dY, gradient=gradient)
 
 
 def count_correct(scores, target):
@@ -1082,11 +1676,63 @@ def count_correct(scores, target):
 
 # ---- Updates ---------------------------------------------------------------------------------
 
-def sgd_update(list gradients, list parameters, list velocities, double lr,
-               double momentum=0.0, bint nesterov=False):
-    """V := momentum V + dW;   W := W - lr V, or W - lr (dW + momentum V) if `nesterov`.
+cdef int update_all(
+        list gradients, list parameters, list first, list second, list third, Update u,
+        object decays) except -1:
+    """Each parameter with its states, or None in place of these; checked before the first."""
+    cdef cnp.ndarray dw, w, a = None, b = None, c = None
+    cdef Py_ssize_t i, n = len(parameters)
+    cdef Update own
+    cdef Caller caller
+    if (len(gradients) != n or first is not None and len(first) != n
+            or second is not None and len(second) != n or third is not None and len(third) != n):
+        raise ValueError("gradients, parameters and their states must be lists of one length")
+    if decays is not None and len(decays) != n:
+        raise ValueError(f"decays must have {n} entries, got {len(decays)}")
+    for i in range(n):
+        dw = floats(gradients[i], "gradient", ANY_NDIM, ANY_DTYPE)
+        if parameters[i] is None:
+            raise TypeError("parameter must be a numpy.ndarray, got None")
+        w = output_like(parameters[i], "parameter", dw)
+        check_rate(u.rate, cnp.PyArray_TYPE(w))
+        a = None if first is None or first[i] is None else output_like(first[i], "velocity", dw)
+        apart(w, "parameter", dw, "gradient", a, "velocity")
+        apart(a, "velocity", dw, "gradient")
+        if second is not None:
+            b = output_like(second[i], "state", dw)
+            apart(b, "state", dw, "gradient", w, "parameter", a, "velocity")
+        if third is not None:
+            c = output_like(third[i], "state", dw)
+            apart(c, "state", dw, "gradient", w, "parameter", a, "velocity")
+            apart(c, "state", b, "state")
+    u = plain_or_not(u)
+    for i in range(n):
+        dw, w = gradients[i], parameters[i]
+        if first is not None:
+            a = first[i]
+        if second is not None:
+            b = second[i]
+        if third is not None:
+            c = third[i]
+        own = u
+        if decays is not None and not decays[i]:
+            own.decay, own.shrink = 0, 1
+        caller = enter_pass(w)
+        kernels_for(w).update(pointer(dw), pointer(w), pointer(a), pointer(b), pointer(c),
+                              cnp.PyArray_SIZE(w), &own)
+        leave(caller)
+    return 0
 
-    Many parameters in one call: all are checked before the first is changed.
+
+def sgd_update(list gradients, list parameters, list velocities, double lr,
+               double momentum=0.0, bint nesterov=False, *, gain=1.0, look=None, direct=None,
+               double scale=1.0, double clip=INFINITY, double decay=0.0, double shrink=1.0,
+               decays=None):
+    """V := momentum V + gain g;   W := shrink W - lr (look V + direct g)
+
+    with g = scale dW, kept within -clip and clip, plus decay W. By default that is
+    V := momentum V + dW and W := W - lr V, or W - lr (dW + momentum V) if `nesterov`. Many
+    parameters in one call: all are checked before the first is changed.
 
     Parameters
     ----------
@@ -1095,9 +1741,13 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
     parameters : list of ndarray
         The W; changed in place.
     velocities : list of (ndarray or None)
-        The V; changed in place. None: that parameter has no momentum, W := W - lr dW.
+        The V; changed in place. None: that parameter has no momentum, W := shrink W - lr g.
     lr, momentum : float
     nesterov : bool
+        look and direct are momentum and 1 then, else 1 and 0, unless they are given.
+    gain, look, direct, scale, clip, decay, shrink : float
+    decays : list of bool, optional
+        Whether decay and shrink are meant for each parameter; by default for all.
 
     Raises
     ------
@@ -1105,24 +1755,90 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
         Arrays that kernels do not take, shapes that differ, read-only parameters, arrays of one
         parameter that overlap, lists of different lengths.
     """
-    cdef cnp.ndarray dw, w, v
-    cdef Py_ssize_t i, n = len(parameters)
-    cdef Caller caller
-    gradients, parameters, velocities = gradients[:], parameters[:], velocities[:]  # ours alone
-    if not len(gradients) == n == len(velocities):
-        raise ValueError("gradients, parameters and velocities must be lists of one length")
-    for i in range(n):
-        dw = floats(gradients[i], "gradient", ANY_NDIM, ANY_DTYPE)
-        if parameters[i] is None:
-            raise TypeError("parameter must be a numpy.ndarray, got None")
-        w = output_like(parameters[i], "parameter", dw)
-        check_rate(lr, cnp.PyArray_TYPE(w))
-        v = None if velocities[i] is None else output_like(velocities[i], "velocity", dw)
-        apart(w, "parameter", dw, "gradient", v, "velocity")
-        apart(v, "velocity", dw, "gradient")
-    for i in range(n):
-        dw, w, v = gradients[i], parameters[i], velocities[i]
-        caller = enter_pass(w)
-        kernels_for(w).sgd_update(
-            pointer(dw), pointer(w), pointer(v), cnp.PyArray_SIZE(w), lr, momentum, nesterov)
-        leave(caller)
+    cdef Update u = sgd_numbers(lr, momentum, nesterov)
+    u.gain = gain
+    if look is not None:
+        u.look = look
+    if direct is not None:
+        u.direct = direct
+    u.scale, u.clip, u.decay, u.shrink = scale, clip, decay, shrink
+    # Copies of the lists, which nobody else can change meanwhile.
+    update_all(gradients[:], parameters[:], velocities[:], None, None, u, decays)
+
+
+def adam_update(list gradients, list parameters, list means, list squares, *, double rate,
+                double beta1, double beta2, double eps, double root=1.0, double scale=1.0,
+                double clip=INFINITY, double decay=0.0, double shrink=1.0, decays=None):
+    """M := beta1 M + (1 - beta1) g;   S := beta2 S + (1 - beta2) g^2;
+
+    W := shrink W - rate M / (root sqrt(S) + eps), with g as in `sgd_update`. At step t PyTorch has
+    rate = lr / (1 - beta1^t) and root = 1 / sqrt(1 - beta2^t); scikit-learn and ONNX have
+    rate = lr sqrt(1 - beta2^t) / (1 - beta1^t) and root = 1.
+
+    Parameters
+    ----------
+    gradients, parameters : list of ndarray
+    means, squares : list of ndarray
+        M and S; changed in place.
+    rate, beta1, beta2, eps, root, scale, clip, decay, shrink : float
+    decays : list of bool, optional
+        As of `sgd_update`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sgd_update`.
+    """
+    cdef Update u = sgd_numbers(rate, beta1, False)
+    u.rule = ADAM
+    u.memory, u.eps, u.root = beta2, eps, root
+    u.scale, u.clip, u.decay, u.shrink = scale, clip, decay, shrink
+    update_all(gradients[:], parameters[:], means[:], squares[:], None, u, decays)
+
+
+def rmsprop_update(list gradients, list parameters, list squares, list velocities=None,
+                   list averages=None, *, double rate, double alpha, double eps,
+                   double momentum=0.0, double scale=1.0, double clip=INFINITY,
+                   double decay=0.0, double shrink=1.0, decays=None):
+    """S := alpha S + (1 - alpha) g^2;   d := g / (sqrt(S) + eps);   W := shrink W - rate d.
+
+    With averages C := alpha C + (1 - alpha) g and d := g / (sqrt(max(S - C^2, 0)) + eps); with
+    velocities V := momentum V + d and W := shrink W - rate V. g is as in `sgd_update`.
+
+    Parameters
+    ----------
+    gradients, parameters : list of ndarray
+    squares : list of ndarray
+        S; changed in place.
+    velocities, averages : list of ndarray, optional
+        V and C; changed in place.
+    rate, alpha, eps, momentum, scale, clip, decay, shrink : float
+    decays : list of bool, optional
+        As of `sgd_update`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sgd_update`.
+    """
+    cdef Update u = sgd_numbers(rate, momentum, False)
+    u.rule = RMSPROP
+    u.memory, u.eps = alpha, eps
+    u.scale, u.clip, u.decay, u.shrink = scale, clip, decay, shrink
+    update_all(gradients[:], parameters[:], None if velocities is None else velocities[:],
+               squares[:], None if averages is None else averages[:], u, decays)
+
+
+def sum_of_squares(array):
+    """Sum of the squares of an array's entries, in double.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An array that kernels do not take.
+    """
+    cdef cnp.ndarray x = floats(array, "array", ANY_NDIM, ANY_DTYPE)
+    cdef Caller caller = enter_pass(x)
+    cdef double total = kernels_for(x).sum_of_squares(pointer(x), cnp.PyArray_SIZE(x))
+    leave(caller)
+    return total

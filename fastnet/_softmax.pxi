@@ -164,3 +164,79 @@ cdef void softmax_backward(
                 y[0] = load(Y + at + j, n_classes - j)
                 dy[0] = load(dY + at + j, n_classes - j)
                 store(dX + at + j, y[0] * (dy[0] - dot), n_classes - j)
+
+
+cdef void log_softmax_forward(
+        const real *X, real *Y, Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
+    """Y_j = (X_j - m) - log(sum_k exp(X_k - m))   with m the maximum of the row."""
+    cdef vec columns[NARROW]
+    cdef vec x[NARROW]
+    cdef dvec totals[PARTS]
+    cdef vec m, v, log_total = broadcast(0)
+    cdef double total
+    cdef Py_ssize_t i, j, at
+    cdef int k
+    if goes_by_columns(n, n_classes):
+        for i from 0 <= i < n by LANES:
+            at = i * n_classes
+            load_columns(X + at, n_classes, n - i, n * n_classes - at, columns)
+            m = largest_column(columns, n_classes)
+            for j in range(n_classes):
+                x[j] = columns[j] - m
+            exp_columns(columns, m, n_classes, totals)
+            for k in range(PARTS):
+                narrow(double_log(totals[k]), &log_total, k)
+            for j in range(n_classes):
+                x[j] = x[j] - log_total
+            store_columns(x, Y + at, n_classes, min(n - i, <Py_ssize_t>LANES),
+                          n * n_classes - at)
+    else:
+        for i in range(n):
+            at = i * n_classes
+            m = broadcast(exp_row(X + at, NULL, n_classes, &total))
+            log_total = broadcast(<real>log(total))
+            for j from 0 <= j < n_classes by LANES:
+                v = load(X + at + j, n_classes - j)
+                store(Y + at + j, (v - m) - log_total, n_classes - j)
+
+
+cdef void log_softmax_backward(
+        const real *Y, const real *dY, real *dX,
+        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
+    """dX_j = dY_j - exp(Y_j) sum_k dY_k."""
+    cdef vec y[NARROW]
+    cdef vec dy[NARROW]
+    cdef dvec totals[PARTS]
+    cdef vec total = broadcast(0)
+    cdef Py_ssize_t i, j, at, left
+    cdef int k
+    if goes_by_columns(n, n_classes):
+        for i from 0 <= i < n by LANES:
+            at = i * n_classes
+            left = n * n_classes - at
+            load_columns(Y + at, n_classes, n - i, left, y)
+            load_columns(dY + at, n_classes, n - i, left, dy)
+            for k in range(PARTS):
+                totals[k] = broadcast_double(0)
+            for j in range(n_classes):
+                for k in range(PARTS):
+                    totals[k] = totals[k] + widen(dy[j], k)
+            for k in range(PARTS):
+                narrow(totals[k], &total, k)
+            for j in range(n_classes):
+                dy[j] = dy[j] - vec_exp(y[j]) * total
+            store_columns(dy, dX + at, n_classes, min(n - i, <Py_ssize_t>LANES), left)
+    else:
+        for i in range(n):
+            at = i * n_classes
+            for k in range(PARTS):
+                totals[k] = broadcast_double(0)
+            for j from 0 <= j < n_classes by LANES:
+                dy[0] = load(dY + at + j, n_classes - j)
+                for k in range(PARTS):
+                    totals[k] = totals[k] + widen(dy[0], k)
+            total = broadcast(<real>sum_of(totals))
+            for j from 0 <= j < n_classes by LANES:
+                y[0] = load(Y + at + j, n_classes - j)
+                dy[0] = load(dY + at + j, n_classes - j)
+                store(dX + at + j, dy[0] - vec_exp(y[0]) * total, n_classes - j)

@@ -25,6 +25,26 @@ cdef inline vec vec_relu_backward(vec x, vec dy) noexcept nogil:
     return <vec>(<lanes>dy & ~<lanes>(x <= broadcast(0)))
 
 
+cdef inline vec within(vec x, real limit) noexcept nogil:
+    """x, but no farther from 0 than the limit; NaN stays NaN."""
+    return smaller(broadcast(limit), larger(broadcast(-limit), x))
+
+
+cdef inline vec magnitude(vec x) noexcept nogil:
+    """|x|."""
+    return <vec>(<lanes>x & ~<lanes>broadcast(<real>-0.0))
+
+
+cdef inline vec with_sign_of(vec x, vec y) noexcept nogil:
+    """|y| with the sign of x."""
+    return choose(<lanes>broadcast(<real>-0.0), x, y)
+
+
+cdef inline vec upper_half(vec x) noexcept nogil:
+    """x without the lower half of its digits, so that its square is exact."""
+    return <vec>(<lanes>x & ~((<bits>1 << ((DIGITS + 2) // 2)) - 1))
+
+
 cdef inline dvec where(dvec t, dvec v) noexcept nogil:
     """v where t is not 0, else 0."""
     return <dvec>(<dlanes>v & <dlanes>(t != 0.0))

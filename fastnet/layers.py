@@ -23,91 +23,43 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from fastnet import _ops, initializers
+from fastnet import _ops, activations, initializers
 from fastnet._convert import finite, positive
+from fastnet._layer import (
+    Layer,
+    Parameter,
+    Seed,
+    WeightedLayer,
+    any_trainable,
+    check_apart,
+    float_type,
+    is_layer,
+)
+from fastnet.activations import (
+    ELU,
+    GELU,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
 
-__all__ = ["Add", "Dense", "Flatten", "Layer", "Maximum", "ReLU", "Residual", "Scale", "Softmax"]
-
-Parameter = tuple[str, np.ndarray, np.ndarray]
-Seed: TypeAlias = "int | np.random.Generator | None"
-
-
-def _float_type(dtype: Any) -> np.dtype:
-    """Return float32 or float64 as a native numpy.dtype; ValueError for any other."""
-    try:
-        found: np.dtype = np.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from error
-    if dtype is None or not found.isnative or found.name not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-    return found
-
-
-class _CheckedArray:
-    """An array attribute, kept under `_name`: assigning checks the value and copies it in."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, layer: Any, owner: type | None = None) -> Any:
-        return self if layer is None else getattr(layer, "_" + self.name)
-
-    def __set__(self, layer: Any, value: Any) -> None:
-        array = self.__get__(layer)
-        if array is None:
-            raise ValueError(f"{self.name} cannot be assigned: the layer was made without one")
-        converted = _ops.as_floats(value, self.name, array.dtype)
-        if converted.shape != array.shape:
-            raise ValueError(f"{self.name} must have shape {array.shape}, got {converted.shape}")
-        array[...] = converted
+__all__ = [
+    "ELU", "GELU", "Add", "Dense", "Dropout", "Flatten", "Identity", "Layer", "LayerNorm",
+    "LeakyReLU", "LogSoftmax", "Maximum", "ReLU", "Residual", "Scale", "SiLU", "Sigmoid", "Softmax",
+    "Tanh",
+]
 
 
-class Layer:
-    """Base of the layers: no parameters, and a memory that one backward uses up."""
-
-    _memory: Any = None
-
-    def parameters(self) -> Iterable[Parameter]:
-        """Return `(name, value, gradient)` for each parameter array."""
-        return ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle and copy what lasts: not the memory of a pass, which holds somebody's data."""
-        return {name: value for name, value in vars(self).items() if name != "_memory"}
-
-    def _recall(self) -> Any:
-        """Return what forward remembered; RuntimeError if there is nothing (any more)."""
-        if self._memory is None:
-            raise self._no_memory()
-        return self._memory
-
-    def _no_memory(self) -> RuntimeError:
-        return RuntimeError(f"{type(self).__name__}.backward needs a forward before it, "
-                            "and can be called once for each")
-
-    def _gradient(self, dy: Any) -> np.ndarray:
-        """Return `dy` in the dtype that forward remembered; ValueError for another shape."""
-        dtype, shape = self._recall()
-        gradient = _ops.as_floats(dy, "dY", dtype)
-        if gradient.shape != shape:
-            raise ValueError(f"dY must have shape {shape}, got {gradient.shape}")
-        return gradient
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
-def _is_layer(candidate: Any) -> bool:
-    """Return whether an object keeps the contract, as far as its methods tell."""
-    return not isinstance(candidate, type) and all(
-        hasattr(candidate, name) for name in ("forward", "backward", "parameters"))
-
-
-class Dense(Layer):
+class Dense(WeightedLayer):
     """Fully connected layer: `y = x @ weight + bias`.
 
     Backward: `dx = dy @ weight.T`, `weight_grad = x.T @ dy`, `bias_grad = dy.sum(axis=0)`, by the
@@ -119,6 +71,9 @@ class Dense(Layer):
         Widths of input and output, at least 1.
     bias : bool
         Whether there is a bias.
+    activation : str or layer, optional
+        Applied to the output: a name as in `fastnet.activations.NAMES`, or a layer without
+        parameters, of which a copy is taken.
     weight_init, bias_init : str or callable
         See `fastnet.initializers`.
     dtype : {"float32", "float64"}
@@ -143,25 +98,20 @@ class Dense(Layer):
         More weights than memory holds.
     """
 
-    _weight: np.ndarray
-    weight = _CheckedArray()
-    bias = _CheckedArray()
-    weight_grad = _CheckedArray()
-    bias_grad = _CheckedArray()
-
     def __init__(
         self,
         in_features: int,
         out_features: int,
         bias: bool = True,
         *,
+        activation: Any = None,
         weight_init: str | initializers.Initializer = "glorot_uniform",
         bias_init: str | initializers.Initializer = "zeros",
         dtype: Any = "float32",
         rng: Seed = None,
     ) -> None:
         n_in, n_out = positive(in_features, "in_features"), positive(out_features, "out_features")
-        dtype = _float_type(dtype)
+        dtype = float_type(dtype)
         if not isinstance(bias, (bool, np.bool_)):
             raise TypeError(f"bias must be a bool, got {bias!r}")
         weight_init = initializers.get(weight_init, "weight_init")
@@ -170,16 +120,12 @@ class Dense(Layer):
         if n_in * n_out > sys.maxsize // dtype.itemsize:
             raise MemoryError(f"no memory holds {n_in} x {n_out} weights")
 
-        self._weight = np.empty((n_in, n_out), dtype)
-        self._weight_grad = np.zeros_like(self._weight)
-        self._bias = np.empty(n_out, dtype) if bias else None
-        self._bias_grad = np.zeros(n_out, dtype) if bias else None
+        self._allocate(dtype, np.empty((n_in, n_out), dtype),
+                       np.empty(n_out, dtype) if bias else None)
         self.weight = weight_init((n_in, n_out), generator)
         if bias:
             self.bias = bias_init((n_out,), generator)
-        self._parameters: tuple[Parameter, ...] = (("weight", self._weight, self._weight_grad),)
-        if self._bias is not None and self._bias_grad is not None:
-            self._parameters += (("bias", self._bias, self._bias_grad),)
+        self._activation = activations.get(activation)
 
     @property
     def in_features(self) -> int:
@@ -187,14 +133,14 @@ class Dense(Layer):
         return int(self._weight.shape[0])
 
     @property
+    def activation(self) -> Any:
+        """The layer that is applied to the output, or None."""
+        return self._activation
+
+    @property
     def out_features(self) -> int:
         """Width of the output."""
         return int(self._weight.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of parameters, outputs and gradients."""
-        return self._weight.dtype
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `x @ weight + bias`.
@@ -211,9 +157,30 @@ class Dense(Layer):
             An input that cannot be converted, a wrong shape, an unfit `out`.
         """
         x = _ops.as_floats(x, "X", self._weight.dtype)
-        y = _ops.dense_forward(x, self._weight, self._bias, out)
+        if self._activation is None:
+            y = _ops.dense_forward(x, self._weight, self._bias, out)
+        else:
+            self._check_out(out, x, "X")
+            y = self._activation.forward(_ops.dense_forward(x, self._weight, self._bias), out)
         self._memory = x
         return y
+
+    def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return what `forward` does, by the activation's `predict`."""
+        if self._activation is None:
+            return super().predict(x, out)
+        x = _ops.as_floats(x, "X", self._weight.dtype)
+        self._check_out(out, x, "X")
+        z = _ops.dense_forward(x, self._weight, self._bias)
+        y: np.ndarray = getattr(self._activation, "predict", self._activation.forward)(z, out)
+        return y
+
+    def _check_out(self, out: Any, given: np.ndarray, name: str) -> None:
+        """Refuse an `out` in which something stands that is still to be read."""
+        check_apart(out, given, name)
+        for name, *arrays in self._parameters:
+            for array in arrays:
+                check_apart(out, array, name)
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Set `weight_grad` and `bias_grad`, and return the gradient by the input.
@@ -236,57 +203,164 @@ class Dense(Layer):
         if x is None:                   # as _recall, without the cost of a call
             raise self._no_memory()
         dy = _ops.as_floats(dy, "dY", x.dtype)
+        if self._activation is not None:
+            _ops.check_out(out, x)      # now: afterwards the activation has changed
+            self._check_out(out, dy, "dY")
+            dy = self._activation.backward(dy)
         dx = _ops.dense_backward(x, self._weight, dy, out, self._weight_grad, self._bias_grad)
         self._memory = None
         return dx
 
-    def parameters(self) -> Iterable[Parameter]:
-        """Return `("weight", weight, weight_grad)`, and with a bias that likewise."""
-        return self._parameters
-
-    def _move(self, places: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Let values and gradients live in these arrays from now on.
-
-        The arrays that were handed out before become read-only: a change would have no effect.
-        """
-        moved = []
-        for (name, *old), new in zip(self._parameters, places, strict=True):
-            for source, place in zip(old, new, strict=True):
-                place[...] = source
-                source.flags.writeable = False
-            moved.append((name, *new))
-            setattr(self, f"_{name}", new[0])
-            setattr(self, f"_{name}_grad", new[1])
-        self._parameters = tuple(moved)
-
     def __repr__(self) -> str:
         bias = "" if self._bias is not None else ", bias=False"
-        dtype = "" if self.dtype == np.float32 else f', dtype="{self.dtype}"'
-        return f"Dense({self.in_features}, {self.out_features}{bias}{dtype})"
+        activation = "" if self._activation is None else f", activation={self._activation!r}"
+        return (f"Dense({self.in_features}, {self.out_features}{bias}{activation}"
+                f"{_shown(self.dtype)})")
 
 
-class ReLU(Layer):
-    """Rectifier: `y = max(x, 0)`, for inputs of any shape.
+def _shown(dtype: np.dtype) -> str:
+    return "" if dtype == np.float32 else f', dtype="{dtype}"'
 
-    Backward: `dx = 0` where `x <= 0`, else `dy`; the derivative at 0 is 0 (exercises A and E).
-    NaN is passed on, and where `x` is NaN `dy` passes.
+
+class LayerNorm(WeightedLayer):
+    """Layer normalization: `y = weight * (x - mean) / sqrt(variance + eps) + bias`.
+
+    Mean and variance are those of each row, so a sample's result does not depend on the batch.
+    Backward: with `h = (x - mean) / sqrt(variance + eps)`, `g = weight * dy` and means along the
+    row, `dx = (g - mean(g) - h * mean(g * h)) / sqrt(variance + eps)`,
+    `weight_grad = (dy * h).sum(axis=0)`, `bias_grad = dy.sum(axis=0)` (Ba, Kiros, Hinton, 2016).
+
+    Parameters
+    ----------
+    features : int
+        Width of input and output, at least 1.
+    eps : float
+        Positive.
+    affine : bool
+        Whether there is a weight, which begins as 1.
+    bias : bool
+        Whether there is a bias as well, which begins as 0.
+    dtype : {"float32", "float64"}
+
+    Attributes
+    ----------
+    weight, bias, weight_grad, bias_grad : ndarray (features,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        A width that is no positive integer, an eps that is no positive number, another dtype.
     """
 
+    def __init__(
+        self, features: int, eps: float = 1e-5, *, affine: bool = True, bias: bool = True,
+        dtype: Any = "float32",
+    ) -> None:
+        for name, value in (("affine", affine), ("bias", bias)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{name} must be a bool, got {value!r}")
+        self._features, self._eps = positive(features, "features"), finite(eps, "eps")
+        if self._eps <= 0:
+            raise ValueError(f"eps must be in the interval (0, inf), got {eps}")
+        dtype = float_type(dtype)
+        self._allocate(dtype, np.zeros(self._features, dtype) if affine else None,
+                       np.zeros(self._features, dtype) if affine and bias else None)
+        if affine:
+            self.weight = [1] * self._features
+
+    @property
+    def features(self) -> int:
+        """Width of input and output."""
+        return self._features
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance."""
+        return self._eps
+
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Return `max(x, 0)` in the shape of `x`; float32 and float64 keep their type."""
-        x = _ops.as_floats(x, "X")
-        y = _ops.relu_forward(x, out)
-        self._memory = x
+        """Return the normalized rows of `x` (n, features)."""
+        x = _ops.as_floats(x, "X", self._dtype)
+        if x.ndim == 2 and x.shape[1] != self._features:
+            raise ValueError(f"X must have {self._features} features, got {x.shape[1]}")
+        y, stats = _ops.layer_norm_forward(x, self._weight, self._bias, self._eps, out)
+        self._memory = x, stats
         return y
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the gradient by the input, in its shape and dtype."""
-        x = self._memory
-        if x is None:                   # as _recall, without the cost of a call
-            raise self._no_memory()
-        dx = _ops.relu_backward(x, _ops.as_floats(dy, "dY", x.dtype), out)
+        """Set `weight_grad` and `bias_grad`, and return the gradient by the input."""
+        x, stats = self._recall()
+        dx = _ops.layer_norm_backward(x, self._weight, stats, _ops.as_floats(dy, "dY", x.dtype),
+                                      out, self._weight_grad, self._bias_grad)
         self._memory = None
         return dx
+
+    def __repr__(self) -> str:
+        eps = "" if self._eps == 1e-5 else f", eps={self._eps}"
+        affine = ", affine=False" if self._weight is None else (
+            ", bias=False" if self._bias is None else "")
+        return f"LayerNorm({self._features}{eps}{affine}{_shown(self._dtype)})"
+
+
+class Dropout(Layer):
+    """In training, drops entries at random: `y = x / (1 - p)`, or 0 with probability `p`.
+
+    `predict` leaves everything as it is. Which entries are dropped is computed from a seed and
+    from how many entries the layer has seen before (Philox; Salmon et al., 2011): it does not
+    depend on how samples are cut into batches. Backward drops the same entries of `dy`
+    (Srivastava et al., 2014).
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1).
+    rng : int, numpy.random.Generator or None
+        Source of the seed; None: another one each time. Give several layers one generator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A `p` outside its interval or that is no number.
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Seed = None) -> None:
+        self._p = finite(p, "p")
+        if not 0 <= self._p < 1:
+            raise ValueError(f"p must be in the interval [0, 1), got {p}")
+        self._seed = int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64))
+        # An array, so that a network's compiled code can count on.
+        self._seen = np.zeros(1, np.uint64)
+
+    @property
+    def p(self) -> float:
+        """Share of the entries that are dropped."""
+        return self._p
+
+    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return `x`, of any shape, with entries dropped and the others grown."""
+        x = _ops.as_floats(x, "X")
+        first = int(self._seen[0])
+        y = _ops.dropout(x, self._p, self._seed, first, out)
+        self._seen[0] = (first + x.size) % 2**64
+        self._memory = (y.dtype, y.shape), first
+        return y
+
+    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the gradient by the input."""
+        (dtype, shape), first = self._recall()
+        dy = _ops.as_floats(dy, "dY", dtype)
+        if dy.shape != shape:
+            raise ValueError(f"dY must have shape {shape}, got {dy.shape}")
+        dx = _ops.dropout(dy, self._p, self._seed, first, out)
+        self._memory = None
+        return dx
+
+    def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the entries of `x` as they are, in a fresh array."""
+        return _ops.scale_forward(_ops.as_floats(x, "X"), 1.0, out)
+
+    def __repr__(self) -> str:
+        return f"Dropout({self._p})"
 
 
 class Flatten(Layer):
@@ -313,31 +387,6 @@ class Flatten(Layer):
         return dx
 
 
-class Softmax(Layer):
-    """Softmax over each row: `y_j = exp(x_j) / sum_k exp(x_k)`.
-
-    Backward: `dx = y * (dy - (dy * y).sum(axis=1, keepdims=True))`, the Jacobian
-    `diag(y) - y y^T` times `dy` (exercise D). It reads the output again, so leave that unchanged
-    in between.
-
-    A network that is trained as a classifier ends in raw scores and `SoftmaxCrossEntropy`, which
-    is exact for scores of any size; this layer goes with `CrossEntropy`, or shows probabilities.
-    """
-
-    def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the probabilities (n, n_classes) of scores `x` (n, n_classes)."""
-        y = _ops.softmax_forward(_ops.as_floats(x, "X"), out)
-        self._memory = y
-        return y
-
-    def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the gradient by the input (n, n_classes)."""
-        y = self._recall()
-        dx = _ops.softmax_backward(y, _ops.as_floats(dy, "dY", y.dtype), out)
-        self._memory = None
-        return dx
-
-
 class Residual(Layer):
     """Skip connection: `y = inner(x) + x`.
 
@@ -357,13 +406,13 @@ class Residual(Layer):
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        if _is_layer(layers):
+        if is_layer(layers):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
         self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("layers must hold at least 1 layer, got 0")
         for layer in self.layers:
-            if not _is_layer(layer):
+            if not is_layer(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
 
     @property
@@ -388,6 +437,24 @@ class Residual(Layer):
         y = _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
         self._memory = y.dtype, y.shape
         return y
+
+    def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Return what the inner layers' `predict` gives for `x`, plus `x`."""
+        y = x
+        for layer in self.layers:
+            y = getattr(layer, "predict", layer.forward)(y)
+        y = _ops.as_floats(y, "the inner layers' output")
+        return _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether optimizers change parameters of the inner layers; setting it sets all of them."""
+        return any_trainable(self.layers)
+
+    @trainable.setter
+    def trainable(self, value: Any) -> None:
+        for layer in self.layers:
+            layer.trainable = bool(value)
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the inner layers get their parameters' gradients."""
@@ -419,6 +486,8 @@ def _same_type(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
 class Add(Layer):
     """Sum of two inputs of one shape: `y = a + b`; backward: `da = dy`, `db = dy`."""
 
+    takes_two = True
+
     def forward(self, a: Any, b: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `a + b`. Nothing is broadcast: different shapes are a ValueError."""
         a, b = _same_type(a, b)
@@ -440,6 +509,8 @@ class Maximum(Layer):
 
     Backward: `da = dy` where `a` was chosen, else 0; `db = dy` where `b` was, else 0.
     """
+
+    takes_two = True
 
     def forward(self, a: Any, b: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `max(a, b)`; NaN where either is. Different shapes are a ValueError."""

@@ -5,7 +5,7 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 import math
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +14,42 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet._convert import positive
-from fastnet.layers import Dense, Flatten, Layer, Parameter, ReLU, Residual, Scale, Softmax
-from fastnet.losses import CrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
+from fastnet._layer import (
+    Layer,
+    Parameter,
+    WeightedLayer,
+    any_trainable,
+    check_apart,
+    is_layer,
+)
+from fastnet.activations import Activation, Identity, LogSoftmax, ReLU, Softmax
+from fastnet.layers import (
+    ELU,
+    GELU,
+    Dense,
+    Dropout,
+    Flatten,
+    LayerNorm,
+    LeakyReLU,
+    Residual,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
+from fastnet.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    EntryLoss,
+    Huber,
+    Loss,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+    Poisson,
+    SoftmaxCrossEntropy,
+)
 from fastnet.metrics import accuracy
-from fastnet.optimizers import SGD
+from fastnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +61,32 @@ LOSSES = {
     "cross_entropy": CrossEntropy,
     "mean_squared_error": MeanSquaredError,
     "mse": MeanSquaredError,
+    "negative_log_likelihood": NegativeLogLikelihood,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "huber": Huber,
+    "poisson": Poisson,
 }
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: SGD(lr=0.01), "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+CLASS_LOSSES = (SoftmaxCrossEntropy, CrossEntropy, NegativeLogLikelihood)
+
+
+def _objective(loss: Loss, dtype: np.dtype) -> _engine.Objective:
+    """Return a built-in loss as the engine takes it."""
+    def floats(value: Any, name: str) -> np.ndarray | None:
+        return None if value is None else _ops.as_floats(value, name, dtype)
+
+    if isinstance(loss, EntryLoss):
+        return _engine.Objective(
+            loss.kind, dtype, loss.reduction == "mean", delta=loss.delta,
+            pos_weight=floats(loss.pos_weight, "pos_weight"))
+    if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)):
+        kind = ("softmax_cross_entropy" if isinstance(loss, SoftmaxCrossEntropy)
+                else "negative_log_likelihood")
+        return _engine.Objective(
+            kind, dtype, loss.reduction == "mean", floats(loss.weight, "weight"),
+            ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing)
+    return _engine.Objective("cross_entropy", dtype)
 
 # Which network a layer belongs to, for as long as both live.
 _networks: weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]] = weakref.WeakKeyDictionary()
@@ -132,7 +189,7 @@ class _Operations:
     def __init__(self, layers: Iterable[Any], dtype: np.dtype, width: int) -> None:
         self.dtype = dtype
         self.list: list[dict[str, Any]] = []
-        self.dense: list[tuple[Dense, list[tuple[int, tuple[int, ...]]]]] = []
+        self.weighted: list[tuple[WeightedLayer, list[tuple[int, tuple[int, ...]]]]] = []
         self.inner: list[tuple[Sequential, slice]] = []
         self.size = 0
         self.width = width
@@ -140,38 +197,51 @@ class _Operations:
 
     def _chain(self, layers: Iterable[Any]) -> None:
         for layer in layers:
-            if type(layer) is Dense:
-                self._dense(layer)
-            elif type(layer) is Sequential:
+            kind = type(layer)
+            if isinstance(layer, WeightedLayer):
+                self._weighted(layer)
+            elif kind is Sequential:
                 start = self.size
                 self._chain(layer.layers)
                 if self.size > start:
                     self.inner.append((layer, slice(start, self.size)))
-            elif type(layer) is Residual:
+            elif kind is Residual:
                 self._add("remember")
                 self._chain(layer.layers)
                 self._add("add")
-            elif type(layer) is Scale:
+            elif kind is Scale:
                 self._add("scale", factor=layer.factor)
-            elif type(layer) is not Flatten:
-                self._add({ReLU: "relu", Softmax: "softmax"}[type(layer)])
+            elif kind is Dropout:
+                self._add("dropout", factor=layer.p, seed=layer._seed, seen=layer._seen)
+            elif isinstance(layer, Activation):
+                self._add("activation", function=layer.kind, factor=layer.alpha)
+            elif kind not in (Flatten, Identity):
+                self._add({ReLU: "relu", Softmax: "softmax", LogSoftmax: "log_softmax"}[kind])
 
     def _add(self, kind: str, **more: Any) -> None:
         self.list.append({"kind": kind, "n_in": self.width, "n_out": self.width, **more})
 
-    def _dense(self, layer: Dense) -> None:
+    def _weighted(self, layer: WeightedLayer) -> None:
         places = []
-        for _, value, _ in layer.parameters():
+        starts = {"weight": -1, "bias": -1}
+        for name, value, _ in layer.parameters():
+            starts[name] = self.size
             places.append((self.size, value.shape))
             self.size += _engine.padded(value.size, self.dtype)
-        self.dense.append((layer, places))
-        self._add("dense", weight=places[0][0], bias=places[1][0] if len(places) > 1 else -1)
+        self.weighted.append((layer, places))
+        if isinstance(layer, LayerNorm):
+            self._add("layer_norm", factor=layer.eps, trains=layer._trains, **starts)
+            return
+        self._add("dense", trains=layer._trains, **starts)
+        assert isinstance(layer, Dense)
         self.width = self.list[-1]["n_out"] = layer.out_features
+        if layer.activation is not None:
+            self._chain([layer.activation])
 
     def views(self, buffer: np.ndarray) -> list[list[np.ndarray]]:
-        """Return the parameters of every dense layer as views of a buffer."""
+        """Return the parameters of every layer that has any as views of a buffer."""
         return [[buffer[start:start + math.prod(shape)].reshape(shape) for start, shape in places]
-                for _, places in self.dense]
+                for _, places in self.weighted]
 
 
 def _flat(layers: Iterable[Any]) -> Iterable[Any]:
@@ -182,7 +252,18 @@ def _flat(layers: Iterable[Any]) -> Iterable[Any]:
             yield from _flat(layer.layers)
 
 
-BUILT_IN = (Dense, ReLU, Softmax, Residual, Scale, Flatten)
+NOT_APPLIED = ("label", "probability", "loss", "gradient")     # outcomes of a last step
+
+BUILT_IN = (
+    Dense, LayerNorm, Dropout, Residual, Scale, Flatten, Identity, ReLU, LeakyReLU, ELU, Sigmoid,
+    Tanh, GELU, SiLU, Softmax, LogSoftmax)
+
+
+def _native(layer: Any) -> bool:
+    """Return whether a layer is built in, with its activation."""
+    return type(layer) in (*BUILT_IN, Sequential) and (
+        type(layer) is not Dense or layer.activation is None
+        or type(layer.activation) in BUILT_IN)
 
 
 class Sequential(Layer):
@@ -221,10 +302,9 @@ class Sequential(Layer):
             raise ValueError("layers must hold at least 1 layer, got 0")
         every = list(_flat(self._layers))
         for layer in every:
-            if isinstance(layer, type) or not all(
-                    hasattr(layer, name) for name in ("forward", "backward", "parameters")):
+            if not is_layer(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
-            if type(layer).__name__ in ("Add", "Maximum") and isinstance(layer, Layer):
+            if getattr(layer, "takes_two", False):
                 raise TypeError(f"{layer!r} takes two inputs, and cannot stand in a sequence")
         if len({id(layer) for layer in every}) < len(every):
             raise ValueError("layers must hold each layer once, but one came twice")
@@ -232,18 +312,19 @@ class Sequential(Layer):
         self._dtype = self._common_dtype(every)
         self._check_widths()
         self._parameters: np.ndarray | None = None
-        self._optimizer: SGD | None = None
+        self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
+        self._objective: _engine.Objective | None = None
         self._measures_accuracy = False
         self._keeps_gradients = False
         self._native = True             # optimizer and loss are built in
         self._stepping = False          # layer by layer, between forward and the update
-        self._velocities: tuple[SGD, np.ndarray] | None = None
+        self._steps: tuple[Optimizer, int, _engine.Steps] | None = None     # of which version
         self._rng: np.random.Generator | None = None
         self._operations: _Operations | None = None
         self._engine: _engine.Engine | None = None
         if (any(type(layer) is Dense for layer in every)
-                and all(type(layer) in (*BUILT_IN, Sequential) for layer in every)):
+                and all(map(_native, every))):
             self._join()
         owner = weakref.ref(self)
         for layer in every:
@@ -260,7 +341,7 @@ class Sequential(Layer):
 
     @staticmethod
     def _common_dtype(every: list[Any]) -> np.dtype:
-        dtypes = {layer.dtype for layer in every if isinstance(layer, Dense)}
+        dtypes = {layer.dtype for layer in every if isinstance(layer, WeightedLayer)}
         if len(dtypes) > 1:
             raise ValueError("layers must have one dtype, got "
                              + " and ".join(sorted(map(str, dtypes))))
@@ -275,6 +356,11 @@ class Sequential(Layer):
                         raise ValueError(
                             f"{layer!r} takes {layer.in_features} features, but is given {width}")
                     width = layer.out_features
+                elif isinstance(layer, LayerNorm):
+                    if width is not None and width != layer.features:
+                        raise ValueError(
+                            f"{layer!r} takes {layer.features} features, but is given {width}")
+                    width = layer.features
                 elif type(layer) is Sequential:
                     width = follow(layer.layers, width)
                 elif type(layer) is Residual:
@@ -291,12 +377,11 @@ class Sequential(Layer):
 
     def _join(self) -> None:
         """Move all parameters into one buffer, and let the engine know them."""
-        first = next(layer for layer in _flat(self._layers) if type(layer) is Dense)
-        operations = _Operations(self._layers, self._dtype, first.in_features)
+        operations = _Operations(self._layers, self._dtype, self._in_features())
         parameters = _engine.aligned_zeros(operations.size, self._dtype)
         gradients = _engine.aligned_zeros(operations.size, self._dtype)
         places = zip(operations.views(parameters), operations.views(gradients), strict=True)
-        for (layer, _), (values, grads) in zip(operations.dense, places, strict=True):
+        for (layer, _), (values, grads) in zip(operations.weighted, places, strict=True):
             layer._move(list(zip(values, grads, strict=True)))
         self._bind(parameters, gradients)
         for network, part in operations.inner:
@@ -306,16 +391,21 @@ class Sequential(Layer):
         self, parameters: np.ndarray, gradients: np.ndarray, outer: _engine.Engine | None = None
     ) -> None:
         """Work on these buffers, which hold the layers' parameters one after the other."""
-        first = next(layer for layer in _flat(self._layers) if type(layer) is Dense)
-        self._operations = _Operations(self._layers, self._dtype, first.in_features)
+        self._operations = _Operations(self._layers, self._dtype, self._in_features())
         self._parameters = parameters
         self._engine = _engine.Engine(
             self._operations.list, parameters, gradients, self._flattens(),
             use=outer.use if outer is not None else None)
 
+    def _in_features(self) -> int:
+        """Return the width of the first layer that has one."""
+        first: Any = next(layer for layer in _flat(self._layers)
+                          if isinstance(layer, WeightedLayer))
+        return int(first.features if isinstance(first, LayerNorm) else first.in_features)
+
     def _flattens(self) -> bool:
         """Whether there is a Flatten before the first dense layer."""
-        before = takewhile(lambda layer: type(layer) is not Dense, _flat(self._layers))
+        before = takewhile(lambda layer: not isinstance(layer, WeightedLayer), _flat(self._layers))
         return any(type(layer) is Flatten for layer in before)
 
     # ---- As a layer ----------------------------------------------------------------------------
@@ -343,7 +433,7 @@ class Sequential(Layer):
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output; every layer remembers what backward needs."""
         *first, last = self._layers
-        _check_apart(out, x, "the input")
+        check_apart(out, x, "the input")
         y = x
         for layer in first:
             y = layer.forward(y)
@@ -353,7 +443,7 @@ class Sequential(Layer):
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the layers get their parameters' gradients."""
         first, *others = self._layers
-        _check_apart(out, dy, "dY")
+        check_apart(out, dy, "dY")
         dx = dy
         for layer in reversed(others):
             dx = layer.backward(dx)
@@ -364,7 +454,7 @@ class Sequential(Layer):
 
     def compile(
         self,
-        optimizer: SGD | str = "sgd",
+        optimizer: Optimizer | str = "sgd",
         loss: Loss | str = "softmax_cross_entropy",
         metrics: Sequence[Any] = (),
         *,
@@ -374,10 +464,12 @@ class Sequential(Layer):
 
         Parameters
         ----------
-        optimizer : SGD or "sgd"
-            The name means `SGD(lr=0.01)`. Its state belongs to it and goes with it.
+        optimizer : optimizer or str
+            "sgd" (`SGD(lr=0.01)`), "adam", "adamw" or "rmsprop", with the defaults of their
+            classes. Its state belongs to it and goes with it.
         loss : loss or str
-            "softmax_cross_entropy", "cross_entropy", "mean_squared_error" or "mse".
+            "softmax_cross_entropy", "cross_entropy", "negative_log_likelihood",
+            "binary_cross_entropy", "mean_squared_error" or "mse", "huber", "poisson".
         metrics : sequence
             Empty, or `["accuracy"]`.
         keep_gradients : bool
@@ -393,10 +485,11 @@ class Sequential(Layer):
         if _network_of(self) is not None:
             raise RuntimeError("this network is part of another one, which trains it")
         if isinstance(optimizer, str):
-            if optimizer.lower() != "sgd":
-                raise ValueError(f"optimizer must be 'sgd' or an optimizer, got {optimizer!r}")
-            optimizer = SGD(lr=0.01)
-        if not isinstance(optimizer, SGD):
+            if optimizer.lower() not in OPTIMIZERS:
+                raise ValueError(f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))} or "
+                                 f"an optimizer, got {optimizer!r}")
+            optimizer = OPTIMIZERS[optimizer.lower()]()
+        if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be an optimizer or its name, got {optimizer!r}")
         if isinstance(loss, str):
             if loss not in LOSSES:
@@ -410,24 +503,38 @@ class Sequential(Layer):
         for metric in metrics:
             if metric not in ("accuracy", accuracy):
                 raise ValueError(f"metrics must hold 'accuracy' or nothing, got {metric!r}")
-        if isinstance(loss, SoftmaxCrossEntropy) and self._ends_in_softmax():
+        if isinstance(loss, SoftmaxCrossEntropy) and self._ends_in(Softmax):
             raise ValueError("SoftmaxCrossEntropy takes raw scores, but the network ends in a "
                              "Softmax: leave that out (predict_proba gives probabilities), or use "
                              "CrossEntropy")
-        if metrics and isinstance(loss, MeanSquaredError):
-            raise ValueError("accuracy needs classes, which MeanSquaredError does not have")
+        if metrics and isinstance(loss, EntryLoss):
+            raise ValueError(f"accuracy needs classes, which {type(loss).__name__} does not have")
+        if loss.reduction == "none":
+            raise ValueError("a network needs one number to make smaller: reduction must be 'mean' "
+                             "or 'sum', got 'none'")
+        for name, weights in (("weight", getattr(loss, "weight", None)),
+                              ("pos_weight", getattr(loss, "pos_weight", None))):
+            if weights is not None and self._engine is not None:
+                if len(weights) != self._engine.n_out:
+                    raise ValueError(f"{name} must have {self._engine.n_out} entries, one for each "
+                                     f"output, got {len(weights)}")
         self._optimizer, self._loss = optimizer, loss
-        self._native = type(optimizer) is SGD and type(loss) in LOSSES.values()
+        self._native = (type(optimizer) in (SGD, Adam, AdamW, RMSprop)
+                        and type(loss) in LOSSES.values())
+        self._objective = (_objective(loss, self._dtype) if type(loss) in LOSSES.values()
+                           else None)
         self._measures_accuracy = bool(metrics)
         self._keeps_gradients = bool(keep_gradients)
 
-    def _ends_in_softmax(self) -> bool:
+    def _ends_in(self, kind: type) -> bool:
         last = self._layers[-1]
         while type(last) is Sequential:
             last = last.layers[-1]
-        return isinstance(last, Softmax)
+        if isinstance(last, Dense):
+            last = last.activation
+        return isinstance(last, kind)
 
-    def _compiled(self) -> tuple[SGD, Loss]:
+    def _compiled(self) -> tuple[Optimizer, Loss]:
         """Return optimizer and loss; RuntimeError where there are none."""
         if self._optimizer is None or self._loss is None:
             raise RuntimeError("compile the network first, with an optimizer and a loss")
@@ -442,16 +549,17 @@ class Sequential(Layer):
         """Return the number of outputs, which layers of somebody's own have to be asked for."""
         if self._engine is not None:
             return self._engine.n_out
-        return int(self.forward(x[:1]).shape[1])
+        return int(self.predict(x[:1]).shape[1])
 
     def _target(self, target: Any, n: int, n_out: int, loss: Loss) -> np.ndarray:
         """Return the target of n samples as the losses take it, checked."""
-        if isinstance(loss, (SoftmaxCrossEntropy, CrossEntropy)):
-            found: np.ndarray = _ops.as_target(target, np.empty((0, n_out), self._dtype))
-            _ops.check_target(found, n, n_out, self._dtype)
+        if isinstance(loss, CLASS_LOSSES):
+            ignored = getattr(loss, "ignore_index", None)
+            found: np.ndarray = _ops.as_target(target, np.empty((0, n_out), self._dtype), ignored)
+            _ops.check_target(found, n, n_out, self._dtype, ignored)
             return found
         rows: np.ndarray = _ops.as_floats(target, "target", self._dtype)
-        if not isinstance(loss, MeanSquaredError):      # somebody's own, which knows what it takes
+        if not isinstance(loss, EntryLoss):     # somebody's own, which knows what it takes
             return rows
         if n_out == 1 and rows.ndim == 1:
             rows = rows.reshape(-1, 1)
@@ -459,9 +567,32 @@ class Sequential(Layer):
             raise ValueError(f"target must have shape {(n, n_out)}, got {rows.shape}")
         if n == 0:
             raise ValueError("a mean over 0 rows is not defined")
+        loss.check(rows)
         return rows
 
-    def train_step(self, x: Any, y: Any) -> float:
+    def _weights(
+        self, sample_weight: Any, class_weight: Any, target: np.ndarray, loss: Loss
+    ) -> np.ndarray | None:
+        """Return the weight of each sample, checked; None if all count alike."""
+        if sample_weight is None and class_weight is None:
+            return None
+        if isinstance(loss, CrossEntropy):
+            raise ValueError("CrossEntropy takes no weights; SoftmaxCrossEntropy does")
+        if class_weight is not None:
+            class_weight = _weights_of_classes(class_weight, target)
+        if sample_weight is None:
+            weights: np.ndarray = _ops.as_floats(class_weight, "class_weight", self._dtype)
+        else:
+            weights = _ops.as_floats(sample_weight, "sample_weight", self._dtype)
+        if weights.shape != (len(target),):
+            raise ValueError(f"sample_weight must have shape {(len(target),)}, got {weights.shape}")
+        _ops.check_weights(weights, "sample_weight")
+        if sample_weight is not None and class_weight is not None:
+            weights = _ops.scale_rows(
+                weights, _ops.as_floats(class_weight, "class_weight", self._dtype))
+        return weights
+
+    def train_step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Take one step on a batch and return its mean loss, as it was before the update.
 
         Parameters
@@ -469,6 +600,8 @@ class Sequential(Layer):
         x : array_like (n, in_features)
         y : array_like (n,) or (n, out_features)
             Labels or rows, as the loss takes them.
+        sample_weight : array_like (n,), optional
+            What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`.
 
         Raises
         ------
@@ -483,12 +616,17 @@ class Sequential(Layer):
         """
         optimizer, loss = self._compiled()
         if self._engine is None or not self._native:
-            return self._step_by_layers(x, y, "")[0]
+            return self._step_by_layers(x, y, sample_weight, "")[0]
         x = self._engine.inputs(x)
         target = self._target(y, len(x), self._engine.n_out, loss)
-        outcome, _, value, _ = self._engine.train(
-            x, target, type(loss).__name__, len(x), None, False, self._keeps_gradients,
-            self._velocity(optimizer), optimizer.lr, optimizer.momentum, optimizer.nesterov)
+        if sample_weight is not None:
+            sample_weight = self._weights(sample_weight, None, target, loss)
+        assert self._objective is not None
+        outcome, _, value, *_ = self._engine.train(
+            x, target, sample_weight, self._objective, len(x), None, False, self._keeps_gradients,
+            self._steps_of(optimizer, 1))
+        if outcome not in NOT_APPLIED:
+            optimizer.steps += 1
         if outcome != "fine":
             raise self._failure(outcome, value, "")
         return value
@@ -499,11 +637,13 @@ class Sequential(Layer):
         y: Any,
         batch_size: int = 32,
         epochs: int = 1,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         validation_split: float = 0.0,
         shuffle: bool = True,
         rng: int | np.random.Generator | None = None,
         verbose: int = 1,
+        sample_weight: Any = None,
+        class_weight: Any = None,
     ) -> History:
         """Train for some epochs, each a pass over all samples in steps of `batch_size`.
 
@@ -515,7 +655,7 @@ class Sequential(Layer):
         batch_size : int
             The last batch of an epoch holds what is left.
         epochs : int
-        validation_data : (x, y), optional
+        validation_data : (x, y) or (x, y, sample_weight), optional
             Measured after each epoch; nothing is learnt from it.
         validation_split : float
             In [0, 1): this share of the samples, the last ones, is validation data instead.
@@ -525,6 +665,12 @@ class Sequential(Layer):
             Source of these orders; None: one of the network's own, different in each process.
         verbose : int
             0: silent; 1: progress, as a bar where tqdm is installed, else a line per epoch.
+        sample_weight : array_like (n,), optional
+            What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`.
+        class_weight : dict or "balanced", optional
+            What each sample of a class counts, by label, 1 for those left out; "balanced" makes all
+            classes count alike, `n / (n_classes * number of its samples)`. Multiplied with
+            `sample_weight`.
 
         Returns
         -------
@@ -545,6 +691,7 @@ class Sequential(Layer):
             raise ValueError(f"verbose must be 0 or 1, got {verbose!r}")
         x = self._inputs(x)
         y = self._target(y, len(x), self._width(x), loss)
+        weights = self._weights(sample_weight, class_weight, y, loss)
         batch_size = min(batch_size, len(x))
         if validation_split:
             if validation_data is not None:
@@ -556,22 +703,26 @@ class Sequential(Layer):
             if not 0 < kept < len(x):
                 raise ValueError(f"validation_split {validation_split} leaves no sample of "
                                  f"{len(x)} on one side")
-            validation_data = x[kept:], y[kept:]
+            validation_data = (x[kept:], y[kept:], None if weights is None else weights[kept:])
             x, y = x[:kept], y[:kept]
-        if validation_data is not None:
-            x_val, y_val = validation_data
+            weights = None if weights is None else weights[:kept]
+        elif validation_data is not None:
+            x_val, y_val, *w_val = validation_data
             x_val = self._inputs(x_val)
-            validation_data = x_val, self._target(y_val, len(x_val), self._width(x_val), loss)
+            y_val = self._target(y_val, len(x_val), self._width(x_val), loss)
+            validation_data = (
+                x_val, y_val, self._weights(w_val[0], None, y_val, loss) if w_val else None)
         orders = self._orders(rng) if shuffle else None
         history = History()
         show, done = _progress(epochs) if verbose else (None, None)
         try:
             for epoch in range(1, epochs + 1):
                 order = orders.permutation(len(x)) if orders else None
-                value, correct = self._epoch(x, y, batch_size, order, f" at epoch {epoch}")
+                value, correct = self._epoch(
+                    x, y, weights, batch_size, order, f" at epoch {epoch}")
                 history.loss.append(value)
                 if self._measures_accuracy:
-                    history.accuracy.append(correct / len(x))
+                    history.accuracy.append(correct / self._counted(y))
                 if validation_data is not None:
                     scores = self._measure(*validation_data)
                     history.val_loss.append(scores.loss)
@@ -592,30 +743,60 @@ class Sequential(Layer):
             self._rng = np.random.default_rng()
         return self._rng
 
+    def _counted(self, y: np.ndarray) -> int:
+        """Return how many samples have a label that is not ignored."""
+        ignored = getattr(self._loss, "ignore_index", None)
+        return max(1, len(y) if ignored is None else int((y != ignored).sum()))
+
     def _epoch(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int, order: np.ndarray | None, place: str
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, batch_size: int,
+        order: np.ndarray | None, place: str,
     ) -> tuple[float, int]:
         """Return mean loss and number of right answers of one epoch."""
         optimizer, loss = self._compiled()
         if self._engine is not None and self._native:
-            outcome, step, value, correct = self._engine.train(
-                x, y, type(loss).__name__, batch_size, order, self._measures_accuracy,
-                self._keeps_gradients, self._velocity(optimizer),
-                optimizer.lr, optimizer.momentum, optimizer.nesterov)
+            assert self._objective is not None
+            outcome, step, value, mean, correct = self._engine.train(
+                x, y, weights, self._objective, batch_size, order, self._measures_accuracy,
+                self._keeps_gradients, self._steps_of(optimizer, -(-len(x) // batch_size)))
+            optimizer.steps += step - (outcome in NOT_APPLIED)
             if outcome != "fine":
                 raise self._failure(outcome, value, f"{place}, step {step}")
-            return value, correct
-        total, correct = 0.0, 0
+            return mean, correct
+        total, shares, correct = 0.0, 0.0, 0
         for step, start in enumerate(range(0, len(x), batch_size), 1):
             batch = slice(start, start + batch_size)
             some = order[batch] if order is not None else batch
-            value, scores = self._step_by_layers(x[some], y[some], f"{place}, step {step}")
-            total += value * len(scores)
+            own = None if weights is None else weights[some]
+            value, scores = self._step_by_layers(x[some], y[some], own, f"{place}, step {step}")
+            share = self._share(scores, y[some], own)
+            total += value * (share if loss.reduction == "mean" else 1)
+            shares += share
             if self._measures_accuracy:
-                correct += round(accuracy(scores, y[some]) * len(scores))
-        return total / len(x), correct
+                correct += self._right_answers(scores, y[some])
+        return total / shares if shares else 0.0, correct
 
-    def _step_by_layers(self, x: Any, y: Any, place: str) -> tuple[float, np.ndarray]:
+    def _share(self, scores: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
+        """Return what the mean over a batch divides by, as often as an epoch's mean needs."""
+        loss = self._loss
+        if loss is None or loss.reduction != "mean" or isinstance(loss, EntryLoss):
+            return len(y) if weights is None or loss is None or loss.reduction != "mean" else (
+                _ops.sum_of_weights(weights))
+        if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)) and (
+                weights is not None or not loss.is_plain):
+            return loss.rows(y, scores, weights)[1]
+        return len(y) if weights is None else _ops.sum_of_weights(weights)
+
+    def _right_answers(self, scores: np.ndarray, y: np.ndarray) -> int:
+        """Return how many rows of scores are right; ignored labels are not."""
+        ignored = getattr(self._loss, "ignore_index", None)
+        if ignored is not None:
+            scores, y = scores[y != ignored], y[y != ignored]
+        return round(accuracy(scores, y) * len(y)) if len(y) else 0
+
+    def _step_by_layers(
+        self, x: Any, y: Any, weights: Any, place: str
+    ) -> tuple[float, np.ndarray]:
         """Take a step by calling each layer; return the loss and the scores."""
         optimizer, loss = self._compiled()
         if self._stepping:
@@ -625,7 +806,9 @@ class Sequential(Layer):
             scores = self.forward(x)
             if y is not None and loss.__class__ in LOSSES.values():
                 y = self._target(y, len(scores), scores.shape[1], loss)
-            value: float = loss.forward(scores, y)      # type: ignore[attr-defined]
+            value: float = (                            # somebody's own loss may take no weights
+                loss.forward(scores, y) if weights is None      # type: ignore[attr-defined]
+                else loss.forward(scores, y, weights))          # type: ignore[attr-defined]
             if not math.isfinite(value):
                 raise self._failure("loss", value, place)
             self.backward(loss.backward())
@@ -658,28 +841,48 @@ class Sequential(Layer):
         return FloatingPointError(f"the loss is {value}{place}, and the step was not applied; "
                                   "a smaller lr may help")
 
-    def _velocity(self, optimizer: SGD) -> np.ndarray | None:
-        """Return the optimizer's velocities of all parameters, in one buffer like theirs."""
-        if not optimizer.momentum:
-            return None
-        if self._velocities is None or self._velocities[0] is not optimizer:
-            assert self._operations is not None and self._parameters is not None
-            buffer = _engine.aligned_zeros(len(self._parameters), self._dtype)
-            for (layer, _), places in zip(self._operations.dense, self._operations.views(buffer),
-                                          strict=True):
-                optimizer._keep(layer, places)
-            self._velocities = optimizer, buffer
-        return self._velocities[1]
+    def _steps_of(self, optimizer: Optimizer, steps: int) -> _engine.Steps:
+        """Return the optimizer for the next steps, with its states in buffers like the parameters'.
+        """
+        known = self._steps
+        if known is not None and known[0] is optimizer and known[1] == optimizer.version:
+            if not optimizer.constant:
+                known[2].rates = optimizer.rates(steps)
+            return known[2]
+        assert self._operations is not None and self._parameters is not None
+        uses, size = optimizer._uses, len(self._parameters)
+        old = known[2].states if known is not None and known[0] is optimizer else (None,) * 3
+        first, second, third = states = tuple(
+            None if not used else buffer if buffer is not None
+            else _engine.aligned_zeros(size, self._dtype)
+            for used, buffer in zip(uses, old, strict=True))
+        if any(new is not before for new, before in zip(states, old, strict=True)):
+            views = [None if buffer is None else self._operations.views(buffer)
+                     for buffer in states]
+            for index, (layer, places) in enumerate(self._operations.weighted):
+                optimizer._keep(layer, [
+                    tuple(None if view is None else view[index][i]      # type: ignore[misc]
+                          for view in views)
+                    for i in range(len(places))])
+        found = _engine.Steps(
+            optimizer.rule, (first, second, third), optimizer.rates(steps), optimizer.decay,
+            math.inf if optimizer.clip_value is None else optimizer.clip_value,
+            math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
+            optimizer.decay_vectors, **optimizer.numbers())
+        self._steps = optimizer, optimizer.version, found
+        return found
 
     # ---- Measuring and predicting --------------------------------------------------------------
 
-    def evaluate(self, x: Any, y: Any) -> Scores:
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> Scores:
         """Return mean loss and accuracy of the network as it is.
 
         Parameters
         ----------
         x : array_like (n, in_features)
         y : array_like (n,) or (n, out_features)
+        sample_weight : array_like (n,), optional
+            What each sample counts in the loss.
 
         Returns
         -------
@@ -693,19 +896,24 @@ class Sequential(Layer):
         """
         _, loss = self._compiled()
         x = self._inputs(x)
-        return self._measure(x, self._target(y, len(x), self._width(x), loss))
+        y = self._target(y, len(x), self._width(x), loss)
+        return self._measure(x, y, self._weights(sample_weight, None, y, loss))
 
-    def _measure(self, x: np.ndarray, y: np.ndarray) -> Scores:
+    def _measure(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Scores:
         _, loss = self._compiled()
-        if self._engine is not None and type(loss) in LOSSES.values():
+        if self._engine is not None and self._objective is not None:
             outcome, value, correct = self._engine.evaluate(
-                x, y, type(loss).__name__, self._measures_accuracy)
+                x, y, weights, self._objective, self._measures_accuracy)
             if outcome != "fine":
                 raise self._failure(outcome, value, "")
-            return Scores(value, correct / len(x) if self._measures_accuracy else None)
-        scores = self.predict(x)
-        value = copy(loss).forward(scores, y)       # type: ignore[attr-defined]
-        return Scores(value, accuracy(scores, y) if self._measures_accuracy else None)
+        else:
+            scores, loss = self.predict(x), copy(loss)
+            value = (loss.forward(scores, y) if weights is None    # type: ignore[attr-defined]
+                     else loss.forward(scores, y, weights))        # type: ignore[attr-defined]
+            if loss.reduction == "sum":         # reported for a sample, as by fit
+                value /= len(x)
+            correct = self._right_answers(scores, y) if self._measures_accuracy else 0
+        return Scores(value, correct / self._counted(y) if self._measures_accuracy else None)
 
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output: raw scores, where the network ends in a `Dense`.
@@ -730,7 +938,22 @@ class Sequential(Layer):
             return self._engine.predict(x, out)
         if self._stepping:
             raise RuntimeError("this network is being trained by another thread")
-        return self.forward(x, out)
+        *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
+        check_apart(out, x, "the input")
+        y = x
+        for predict in first:
+            y = predict(y)
+        return np.asarray(last(y) if out is None else last(y, out))
+
+    @property
+    def trainable(self) -> bool:
+        """Whether optimizers change parameters of the layers; setting it sets all of them."""
+        return any_trainable(self._layers)
+
+    @trainable.setter
+    def trainable(self, value: Any) -> None:
+        for layer in self._layers:
+            layer.trainable = bool(value)
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities (n, n_classes): the softmax of scores, unless there is one already.
@@ -740,10 +963,11 @@ class Sequential(Layer):
         TypeError, ValueError
             As `predict`; ValueError too for a network compiled with MeanSquaredError.
         """
-        if isinstance(self._loss, MeanSquaredError):
-            raise ValueError("probabilities need classes, which MeanSquaredError does not have")
+        if isinstance(self._loss, EntryLoss):
+            raise ValueError("probabilities need classes, which "
+                             f"{type(self._loss).__name__} does not have")
         scores = self.predict(x)
-        return scores if self._ends_in_softmax() else _ops.softmax_forward(scores)
+        return scores if self._ends_in(Softmax) else _ops.softmax_forward(scores)
 
     def predict_labels(self, x: Any) -> np.ndarray:
         """Return the class of the largest score of each row, as int64 (n,); the first of equals.
@@ -768,7 +992,7 @@ class Sequential(Layer):
             raise ValueError("only a network of built-in layers, with a Dense among them, can be "
                              "frozen")
         return Predictor(self._operations.list, self._parameters, self._flattens(),
-                         self._ends_in_softmax())
+                         self._ends_in(Softmax))
 
     # ---- Looking at it -------------------------------------------------------------------------
 
@@ -800,10 +1024,13 @@ class Sequential(Layer):
                 own = sum(value.size for _, value, _ in layer.parameters())
                 if isinstance(layer, Dense):
                     width = layer.out_features
+                elif isinstance(layer, LayerNorm):
+                    width = layer.features
                 elif type(layer) not in BUILT_IN:
                     width = None
+                frozen = "" if getattr(layer, "trainable", True) or not own else " (frozen)"
                 rows.append((f"{indent}{layer!r}",
-                             f"(n, {width})" if width is not None else "?", f"{own:,}"))
+                             f"(n, {width})" if width is not None else "?", f"{own:,}{frozen}"))
 
         walk(self._layers, "")
         values = [value for _, value, _ in self.parameters()]
@@ -811,8 +1038,9 @@ class Sequential(Layer):
         size = sum(value.nbytes for value in values)
         notes = [f"{total:,} parameters, {size:,} bytes, {self._dtype}"]
         if self._engine is None:
-            foreign = sorted({type(layer).__name__ for layer in _flat(self._layers)
-                              if type(layer) not in (*BUILT_IN, Sequential)})
+            foreign = sorted({
+                repr(layer) if type(layer) is Dense else type(layer).__name__
+                for layer in _flat(self._layers) if not _native(layer)})
             notes.append("runs layer by layer" + (
                 f", because of {', '.join(foreign)}" if foreign else ", as it has no Dense"))
         elif not self._native:
@@ -833,6 +1061,9 @@ class Sequential(Layer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_layers"])         # type: ignore[misc]
         vars(self).update(state)
+        if type(self._loss) in LOSSES.values():
+            assert self._loss is not None
+            self._objective = _objective(self._loss, self._dtype)
 
 
 class Predictor(_engine.Forward):
@@ -866,11 +1097,17 @@ class Predictor(_engine.Forward):
         return f"Predictor({self.in_features} to {self.out_features}, {self.dtype})"
 
 
-def _check_apart(out: Any, given: Any, name: str) -> None:
-    """ValueError where `out` overlaps what is still to be read when it is written."""
-    if isinstance(out, np.ndarray) and isinstance(given, np.ndarray):
-        if np.may_share_memory(out, given):
-            raise ValueError(f"out must not overlap {name}")
+def _weights_of_classes(class_weight: Any, target: np.ndarray) -> list[float]:
+    """Return the weight of each sample by its label."""
+    if target.ndim != 1:
+        raise ValueError("class_weight needs labels, a vector, as target")
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        labels, places, counts = np.unique(target, return_inverse=True, return_counts=True)
+        weights: list[float] = (len(target) / (len(labels) * counts))[places].tolist()
+        return weights
+    if not isinstance(class_weight, dict):
+        raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
+    return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
 
 
 def _progress(epochs: int) -> tuple[Any, Any]:

@@ -1,5 +1,17 @@
-"""Optimizers: they change parameters in place by the gradients that backward left on the layers."""
+"""Optimizers: they change parameters in place by the gradients that backward left on the layers.
 
+All of them take, besides their own options,
+
+* `weight_decay`: an L2 penalty, `g + weight_decay * w` in place of g (`AdamW`: see there);
+* `decay_vectors`: False spares biases and the parameters of `LayerNorm` from it;
+* `clip_value`: each entry of a gradient is kept within -clip_value and clip_value, before decay;
+* `clip_norm`: if the norm of all gradients together is larger, they are multiplied by
+  `clip_norm / (norm + 1e-6)`, before anything else (Pascanu et al., 2013; so PyTorch).
+
+`lr` is a number. Options can be assigned later, and count from the next step.
+"""
+
+import math
 from collections.abc import Iterable, Iterator
 from operator import is_
 from typing import Any, NamedTuple
@@ -8,8 +20,11 @@ import numpy as np
 
 from fastnet import _ops
 from fastnet._convert import finite
+from fastnet._layer import Layer
 
-__all__ = ["SGD"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
+
+States = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 
 def _has_parameters(candidate: Any) -> bool:
@@ -32,87 +47,100 @@ class _Plan(NamedTuple):
     layers: list[Any]
     gradients: list[np.ndarray]
     values: list[np.ndarray]
-    velocities: list[np.ndarray | None]
+    states: tuple[list[Any], list[Any], list[Any]]      # the first of each parameter, the second...
+    decays: list[bool] | None
+    changes: int                # of what is trainable
 
     def fits(self, layers: Any) -> bool:
         """Return whether these are the same layers."""
-        return (type(layers) is list and len(layers) == len(self.layers)
+        return (self.changes == Layer.changes
+                and type(layers) is list and len(layers) == len(self.layers)
                 and all(map(is_, layers, self.layers)))
 
 
-class SGD:
-    """Gradient descent with momentum.
+class _Option:
+    """A number, kept under `_name`: assigning checks that it lies in an interval."""
 
-    `v = momentum * v + g` and `w = w - lr * v`, or `w = w - lr * (g + momentum * v)` with
-    `nesterov`, as PyTorch does it. v starts at 0 and belongs to the optimizer. While lr is
-    constant this is the same as `v = momentum * v + lr * g`, `w = w - v` (exercise F).
-    Both forms of momentum: Sutskever et al., 2013.
+    def __init__(self, doc: str, low: float = 0.0, high: float = math.inf, *,
+                 above: bool = False, optional: bool = False) -> None:
+        self.__doc__ = doc
+        self.low, self.high, self.above, self.optional = low, high, above, optional
 
-    Parameters
-    ----------
-    lr : float
-        Learning rate, in [0, inf).
-    momentum : float
-        In [0, 1).
-    nesterov : bool
-        Needs a positive momentum.
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
 
-    Raises
-    ------
-    TypeError
-        A hyper-parameter that is no number.
-    ValueError
-        One outside its interval. Each can also be assigned later, with the same checks.
-    """
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        return self if optimizer is None else getattr(optimizer, "_" + self.name)
 
-    def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self._velocities: dict[Any, list[np.ndarray]] = {}      # by layer, in parameters' order
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        if value is None and self.optional:
+            number = None
+        else:
+            number = finite(value, self.name)
+            if not self.low <= number < self.high or self.above and number == self.low:
+                bracket = "(" if self.above else "["
+                raise ValueError(f"{self.name} must be in the interval "
+                                 f"{bracket}{self.low:g}, {self.high:g}), got {number}")
+        optimizer._check(self.name, number)
+        setattr(optimizer, "_" + self.name, number)
+        optimizer._changed(self.name)
+
+
+class Optimizer:
+    """Base of the optimizers: their options, and the states of parameters by layer."""
+
+    rule = ""
+    constant = True         # rates are the same for every step
+    _lr: float
+    _weight_decay: float = 0.0
+    _clip_norm: float | None = None
+    _clip_value: float | None = None
+    _is_plain = True        # neither decay nor clipping
+    lr: Any = _Option("Learning rate.")
+    weight_decay: Any = _Option("Factor of the L2 penalty's gradient.")
+    clip_norm: Any = _Option("Largest norm of all gradients, or None.", above=True, optional=True)
+    clip_value: Any = _Option("Largest entry of a gradient, or None.", above=True, optional=True)
+
+    def __init__(
+        self, lr: float, weight_decay: float = 0.0, decay_vectors: bool = True,
+        clip_norm: float | None = None, clip_value: float | None = None,
+    ) -> None:
+        self._states: dict[Any, list[States]] = {}              # by layer, in parameters' order
         self._plan: _Plan | None = None
+        self.steps = 0              # that were taken
+        self.version = 0            # grows with every change of an option
         self.lr = lr
-        self.momentum = momentum
-        self.nesterov = nesterov
+        self.weight_decay = weight_decay
+        self.decay_vectors = bool(decay_vectors)
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+
+    def _check(self, name: str, value: float | None) -> None:
+        """Refuse what does not go together with other options."""
+
+    def _changed(self, name: str) -> None:
+        self.version += 1
+        if name != "lr":
+            self._plan = None
+        self._is_plain = not (self._weight_decay or self._clip_norm or self._clip_value)
 
     @property
-    def lr(self) -> float:
-        """Learning rate; a new one counts from the next step."""
-        return self._lr
+    def _uses(self) -> tuple[bool, bool, bool]:
+        """Which of the three states a parameter has."""
+        raise NotImplementedError
 
-    @lr.setter
-    def lr(self, value: float) -> None:
-        number = finite(value, "lr")
-        if number < 0:
-            raise ValueError(f"lr must be in the interval [0, inf), got {number}")
-        self._lr = number
+    def rates(self, steps: int) -> np.ndarray:
+        """Return rate, root and shrink of the next steps, as the kernel takes them.
 
-    @property
-    def momentum(self) -> float:
-        """Share of the velocity that is kept from one step to the next; 0 forgets velocities."""
-        return self._momentum
+        The last of them stands for more.
+        """
+        rates = np.empty((1, 3))
+        rates[0] = self._lr, 1.0, 1.0
+        return rates
 
-    @momentum.setter
-    def momentum(self, value: float) -> None:
-        number = finite(value, "momentum")
-        if not 0 <= number < 1:
-            raise ValueError(f"momentum must be in the interval [0, 1), got {number}")
-        if number == 0 and getattr(self, "_nesterov", False):
-            raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
-        self._momentum = number
-        self._plan = None
-        if number == 0:
-            for velocities in self._velocities.values():
-                for velocity in velocities:
-                    velocity[...] = 0
-
-    @property
-    def nesterov(self) -> bool:
-        """Whether the step looks ahead along the velocity."""
-        return self._nesterov
-
-    @nesterov.setter
-    def nesterov(self, value: bool) -> None:
-        if value and self._momentum == 0:
-            raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
-        self._nesterov = bool(value)
+    def numbers(self) -> dict[str, float]:
+        """Return the rule's own numbers, as `Update` in _table.pxd calls them."""
+        raise NotImplementedError
 
     def step(self, layers: Any) -> None:
         """Update the parameters of all layers once; all are checked before anything changes.
@@ -129,7 +157,7 @@ class SGD:
             writable, or gradients of another shape or dtype than their parameters.
         TypeError
             Something that is not a layer (or cannot be a key of a dict, which keeps the
-            velocities), or whose parameters are no arrays.
+            states), or whose parameters are no arrays.
         """
         plan, started = self._plan, None
         if plan is None or not plan.fits(layers):
@@ -137,49 +165,395 @@ class SGD:
             chain = [layers] if _has_parameters(layers) else list(layers)
             plan, started = self._prepare(chain)
         try:
-            _ops.sgd_update(plan.gradients, plan.values, plan.velocities,
-                            self._lr, self._momentum, self._nesterov)
+            self._apply(plan)
         except ValueError:
             if started is not None:
                 raise
             self._plan = None           # a layer may have joined a network, which moves its arrays
             self.step(layers)
             return
+        self.steps += 1
         if started is not None:
-            self._velocities.update(started)
-            if all(type(layer.parameters()) is tuple for layer in chain):
+            self._states.update(started)
+            if all(isinstance(layer, Layer) and type(layer.parameters()) is tuple
+                   for layer in chain):
                 self._plan = plan
 
-    def _prepare(self, layers: list[Any]) -> tuple[_Plan, dict[Any, list[np.ndarray]]]:
-        """Return what a step needs, and the velocities that start with it."""
-        plan = _Plan(layers, [], [], [])
-        started: dict[Any, list[np.ndarray]] = {}
+    def _apply(self, plan: _Plan) -> None:
+        """Call the kernel for all parameters of a plan."""
+        raise NotImplementedError
+
+    def _common(self, plan: _Plan) -> dict[str, Any]:
+        """Return the kernel's arguments that all rules share."""
+        scale = 1.0
+        if self._clip_norm is not None:
+            norm = math.sqrt(sum(map(_ops.sum_of_squares, plan.gradients)))
+            scale = min(1.0, self._clip_norm / (norm + 1e-6))
+        return {"scale": scale, "decay": self.decay, "decays": plan.decays,
+                "clip": math.inf if self._clip_value is None else self._clip_value}
+
+    @property
+    def decay(self) -> float:
+        """What times a parameter is added to its gradient."""
+        decay: float = self._weight_decay
+        return decay
+
+    def _prepare(self, layers: list[Any]) -> tuple[_Plan, dict[Any, list[States]]]:
+        """Return what a step needs, and the states that start with it."""
+        decays: list[bool] | None = None if self.decay_vectors else []
+        plan = _Plan(layers, [], [], ([], [], []), decays, Layer.changes)
+        started: dict[Any, list[States]] = {}
         for layer in _leaves(layers):
             if not _has_parameters(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
+            if not getattr(layer, "trainable", True):
+                continue
             own = list(layer.parameters())
             plan.values.extend(value for _, value, _ in own)
             plan.gradients.extend(gradient for _, _, gradient in own)
-            if not self._momentum:
-                plan.velocities.extend([None] * len(own))
-                continue
-            kept = self._velocities.get(layer)
-            if kept is None:
-                kept = started[layer] = [np.zeros_like(value) for _, value, _ in own]
-            if len(kept) != len(own):
-                raise ValueError(f"{layer!r} had {len(kept)} parameters before, got {len(own)}")
-            plan.velocities.extend(kept)
+            if decays is not None:
+                decays.extend(value.ndim > 1 for _, value, _ in own)
+            states = self._states_of(layer, own)
+            if states is not self._states.get(layer):
+                started[layer] = states
+            for one in states:
+                for place, state in zip(plan.states, one, strict=True):
+                    place.append(state)
         if len({id(value) for value in plan.values}) < len(plan.values):
             raise ValueError("layers must hold each parameter once, but one came twice")
         return plan, started
 
-    def _keep(self, layer: Any, places: list[np.ndarray]) -> None:
-        """Let the velocities of a layer live in these arrays, which are 0, from now on."""
-        for place, velocity in zip(places, self._velocities.get(layer, ()), strict=False):
-            place[...] = velocity
-        self._velocities[layer] = places
+    def _states_of(self, layer: Any, parameters: list[Any]) -> list[States]:
+        """Return what is kept for a layer, or zeros where nothing is."""
+        kept = self._states.get(layer)
+        if kept is None:
+            kept = [(None, None, None)] * len(parameters)
+        if len(kept) != len(parameters):
+            raise ValueError(f"{layer!r} had {len(kept)} parameters before, got {len(parameters)}")
+        uses, complete = self._uses, []
+        for (_, value, _), states in zip(parameters, kept, strict=True):
+            first, second, third = (
+                state if not used or state is not None else np.zeros_like(value)
+                for state, used in zip(states, uses, strict=True))
+            complete.append((first, second, third))
+        same = all(a is b for old, new in zip(kept, complete, strict=True)
+                   for a, b in zip(old, new, strict=True))
+        return kept if same and layer in self._states else complete
+
+    def _keep(self, layer: Any, places: list[States]) -> None:
+        """Let the states of a layer live in these arrays, which are 0, from now on."""
+        kept = self._states.get(layer, [])
+        for new, old in zip(places, kept, strict=False):
+            for place, state in zip(new, old, strict=True):
+                if place is not None and state is not None:
+                    place[...] = state
+        self._states[layer] = places
         self._plan = None
 
+    def _options(self) -> dict[str, Any]:
+        """Return what differs from the defaults, by name."""
+        options: dict[str, Any] = {}
+        if self._weight_decay:
+            options["weight_decay"] = self._weight_decay
+        if not self.decay_vectors:
+            options["decay_vectors"] = False
+        if self._clip_norm is not None:
+            options["clip_norm"] = self._clip_norm
+        if self._clip_value is not None:
+            options["clip_value"] = self._clip_value
+        return options
+
     def __repr__(self) -> str:
-        nesterov = ", nesterov=True" if self._nesterov else ""
-        return f"SGD(lr={self._lr}, momentum={self._momentum}{nesterov})"
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items())
+        return f"{type(self).__name__}(lr={self._lr}{options})"
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum.
+
+    `v = momentum * v + g` and `w = w - lr * v`, or `w = w - lr * (g + momentum * v)` with
+    `nesterov`, as PyTorch does it. v starts at 0 and belongs to the optimizer. While lr is
+    constant this is the same as `v = momentum * v + lr * g`, `w = w - v` (exercise F).
+    Both forms of momentum: Sutskever et al., 2013.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate, in [0, inf).
+    momentum : float
+        In [0, 1).
+    nesterov : bool
+        Needs a positive momentum.
+    weight_decay, decay_vectors, clip_norm, clip_value
+        See `fastnet.optimizers`.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter that is no number.
+    ValueError
+        One outside its interval. Each can also be assigned later, with the same checks.
+    """
+
+    rule = "sgd"
+    _momentum: float
+    momentum: Any = _Option(
+        "Share of the velocity that is kept from one step to the next; 0 forgets velocities.",
+        high=1.0)
+
+    def __init__(
+        self, lr: float, momentum: float = 0.0, nesterov: bool = False, *,
+        weight_decay: float = 0.0, decay_vectors: bool = True,
+        clip_norm: float | None = None, clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, decay_vectors, clip_norm, clip_value)
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def _check(self, name: str, value: float | None) -> None:
+        if name == "momentum" and value == 0 and getattr(self, "_nesterov", False):
+            raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
+
+    def _changed(self, name: str) -> None:
+        super()._changed(name)
+        if name == "momentum" and self._momentum == 0:
+            for states in self._states.values():
+                for velocity, _, _ in states:
+                    if velocity is not None:
+                        velocity[...] = 0
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether the step looks ahead along the velocity."""
+        return self._nesterov
+
+    @nesterov.setter
+    def nesterov(self, value: bool) -> None:
+        if value and self._momentum == 0:
+            raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
+        self._nesterov = bool(value)
+        self.version += 1
+
+    @property
+    def _uses(self) -> tuple[bool, bool, bool]:
+        return bool(self._momentum), False, False
+
+    def numbers(self) -> dict[str, float]:
+        """See `Optimizer.numbers`."""
+        if self._nesterov:
+            return {"momentum": self._momentum, "look": self._momentum, "direct": 1.0}
+        return {"momentum": self._momentum}
+
+    def _apply(self, plan: _Plan) -> None:
+        velocities = plan.states[0] if self._momentum else [None] * len(plan.values)
+        if self._is_plain:
+            _ops.sgd_update(plan.gradients, plan.values, velocities,
+                            self._lr, self._momentum, self._nesterov)
+        else:
+            _ops.sgd_update(plan.gradients, plan.values, velocities,
+                            self._lr, self._momentum, self._nesterov, **self._common(plan))
+
+    def _options(self) -> dict[str, Any]:
+        nesterov = {"nesterov": True} if self._nesterov else {}
+        return {"momentum": self._momentum, **nesterov, **super()._options()}
+
+
+class Adam(Optimizer):
+    """Adam: steps by the mean of gradients over the root of the mean of their squares.
+
+    `m = beta1 * m + (1 - beta1) * g`, `s = beta2 * s + (1 - beta2) * g**2` and, at step t,
+    `w = w - lr * (m / (1 - beta1**t)) / (sqrt(s / (1 - beta2**t)) + eps)`, as PyTorch does it
+    (Kingma and Ba, 2015).
+
+    Parameters
+    ----------
+    lr : float
+        In [0, inf).
+    betas : (float, float)
+        Each in [0, 1).
+    eps : float
+        In (0, inf).
+    weight_decay, decay_vectors, clip_norm, clip_value
+        See `fastnet.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SGD`.
+    """
+
+    rule = "adam"
+    constant = False
+    _beta1: float
+    _beta2: float
+    _eps: float
+    beta1: Any = _Option("Share of the mean that is kept from one step to the next.", high=1.0)
+    beta2: Any = _Option("Likewise of the mean of squares.", high=1.0)
+    eps: Any = _Option("Added to the root, so that nothing is divided by 0.", above=True)
+
+    def __init__(
+        self, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
+        weight_decay: float = 0.0, decay_vectors: bool = True,
+        clip_norm: float | None = None, clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, decay_vectors, clip_norm, clip_value)
+        try:
+            self.beta1, self.beta2 = betas
+        except (TypeError, ValueError) as error:
+            if isinstance(betas, (tuple, list)) and len(betas) == 2:
+                raise
+            raise TypeError(f"betas must be a pair of numbers, got {betas!r}") from error
+        self.eps = eps
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Both betas."""
+        return self._beta1, self._beta2
+
+    @property
+    def _uses(self) -> tuple[bool, bool, bool]:
+        return True, True, False
+
+    def rates(self, steps: int) -> np.ndarray:
+        """See `Optimizer.rates`."""
+        rates = np.empty((steps, 3))
+        for i in range(steps):
+            t = self.steps + 1 + i
+            rates[i] = (self._lr / (1 - self._beta1**t), 1 / math.sqrt(1 - self._beta2**t),
+                        self._shrink)
+        return rates
+
+    @property
+    def _shrink(self) -> float:
+        return 1.0
+
+    def numbers(self) -> dict[str, float]:
+        """See `Optimizer.numbers`."""
+        return {"momentum": self._beta1, "memory": self._beta2, "eps": self._eps}
+
+    def _apply(self, plan: _Plan) -> None:
+        rate, root, shrink = self.rates(1)[0].tolist()
+        _ops.adam_update(
+            plan.gradients, plan.values, plan.states[0], plan.states[1], rate=rate,
+            beta1=self._beta1, beta2=self._beta2, eps=self._eps, root=root, shrink=shrink,
+            **self._common(plan))
+
+    def _options(self) -> dict[str, Any]:
+        options = {"betas": self.betas} if self.betas != (0.9, 0.999) else {}
+        eps = {"eps": self._eps} if self._eps != 1e-8 else {}
+        return {**options, **eps, **super()._options()}
+
+
+class AdamW(Adam):
+    """Adam with a decay of its own: `w = (1 - lr * weight_decay) * w` before Adam's step.
+
+    The decay does not go through the gradient's means, so it is the same for all parameters
+    (Loshchilov and Hutter, 2019).
+
+    Parameters
+    ----------
+    weight_decay : float
+        In [0, inf).
+    lr, betas, eps, decay_vectors, clip_norm, clip_value
+        As of `Adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SGD`.
+    """
+
+    def __init__(
+        self, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
+        weight_decay: float = 0.01, decay_vectors: bool = True,
+        clip_norm: float | None = None, clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, betas, eps, weight_decay=weight_decay, decay_vectors=decay_vectors,
+                         clip_norm=clip_norm, clip_value=clip_value)
+
+    @property
+    def decay(self) -> float:
+        """0: this decay is not added to gradients."""
+        return 0.0
+
+    @property
+    def _shrink(self) -> float:
+        shrink: float = 1 - self._lr * self._weight_decay
+        return shrink
+
+
+class RMSprop(Optimizer):
+    """Steps by gradients over the root of the mean of their squares.
+
+    `s = alpha * s + (1 - alpha) * g**2` and `w = w - lr * g / (sqrt(s) + eps)`. With `momentum`
+    `v = momentum * v + g / (sqrt(s) + eps)` and `w = w - lr * v`; `centered` takes the variance in
+    place of s, by a mean of the gradients. As PyTorch does it (Tieleman and Hinton, 2012; centered:
+    Graves, 2013); a variance that is rounded below 0 counts as 0.
+
+    Parameters
+    ----------
+    lr : float
+        In [0, inf).
+    alpha : float
+        In [0, 1).
+    eps : float
+        In (0, inf).
+    momentum : float
+        In [0, 1).
+    centered : bool
+    weight_decay, decay_vectors, clip_norm, clip_value
+        See `fastnet.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SGD`.
+    """
+
+    rule = "rmsprop"
+    _alpha: float
+    _eps: float
+    _momentum: float
+    alpha: Any = _Option("Share of the means that is kept from one step to the next.", high=1.0)
+    eps: Any = _Option("Added to the root, so that nothing is divided by 0.", above=True)
+    momentum: Any = _Option("Share of the velocity that is kept.", high=1.0)
+
+    def __init__(
+        self, lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+        centered: bool = False, *,
+        weight_decay: float = 0.0, decay_vectors: bool = True,
+        clip_norm: float | None = None, clip_value: float | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, decay_vectors, clip_norm, clip_value)
+        self.alpha, self.eps, self.momentum = alpha, eps, momentum
+        self._centered = bool(centered)
+
+    @property
+    def centered(self) -> bool:
+        """Whether the gradients' mean is taken off."""
+        return self._centered
+
+    @property
+    def _uses(self) -> tuple[bool, bool, bool]:
+        return bool(self._momentum), True, self._centered
+
+    def numbers(self) -> dict[str, float]:
+        """See `Optimizer.numbers`."""
+        return {"momentum": self._momentum, "memory": self._alpha, "eps": self._eps}
+
+    def _apply(self, plan: _Plan) -> None:
+        first, squares, third = plan.states
+        _ops.rmsprop_update(
+            plan.gradients, plan.values, squares, first if self._momentum else None,
+            third if self._centered else None, rate=self._lr, alpha=self._alpha, eps=self._eps,
+            momentum=self._momentum, **self._common(plan))
+
+    def _options(self) -> dict[str, Any]:
+        own: dict[str, Any] = {"alpha": self._alpha} if self._alpha != 0.99 else {}
+        if self._eps != 1e-8:
+            own["eps"] = self._eps
+        if self._momentum:
+            own["momentum"] = self._momentum
+        if self._centered:
+            own["centered"] = True
+        return {**own, **super()._options()}

@@ -6,6 +6,7 @@ No trace in memory, in the processor's mode, in other threads' results, or of a 
 import contextlib
 import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,61 +24,111 @@ from fastnet import reference
 SIZES = (32, 7, 1, 33, 64, 5, 32, 2)        # of batches, one after the other
 
 # From 6 or 300 features to 4. A layer of 300 x 256 is updated together with its gradient, and with
-# a single sample one of 64 outputs or more.
+# a single sample one of 64 outputs or more. `norm` makes a LayerNorm.
 NETWORKS = {
-    "one layer": lambda dense: [dense(6, 4)],
-    "three layers": lambda dense: [
+    "one layer": lambda dense, norm: [dense(6, 4)],
+    "three layers": lambda dense, norm: [
         dense(6, 33), fn.ReLU(), dense(33, 17), fn.ReLU(), dense(17, 4)],
-    "no biases": lambda dense: [dense(6, 10, False), fn.ReLU(), dense(10, 4, False)],
-    "no ReLU": lambda dense: [dense(6, 10), dense(10, 7), dense(7, 4)],
-    "ReLU at odd places": lambda dense: [
+    "no biases": lambda dense, norm: [dense(6, 10, False), fn.ReLU(), dense(10, 4, False)],
+    "no ReLU": lambda dense, norm: [dense(6, 10), dense(10, 7), dense(7, 4)],
+    "ReLU at odd places": lambda dense, norm: [
         fn.ReLU(), dense(6, 40), fn.ReLU(), fn.ReLU(), fn.Scale(-0.5), dense(40, 30),
         fn.Scale(-2.0), fn.ReLU(), dense(30, 4), fn.ReLU()],
-    "Scale at both ends": lambda dense: [fn.Scale(0.3), dense(6, 4), fn.Scale(3.0)],
-    "Softmax inside": lambda dense: [
+    "Scale at both ends": lambda dense, norm: [fn.Scale(0.3), dense(6, 4), fn.Scale(3.0)],
+    "Softmax inside": lambda dense, norm: [
         fn.Softmax(), dense(6, 5), fn.Softmax(), fn.ReLU(), dense(5, 4)],
-    "Residual": lambda dense: [
+    "Residual": lambda dense, norm: [
         dense(6, 20), fn.ReLU(), fn.Residual([dense(20, 20), fn.ReLU(), dense(20, 20)]),
         fn.ReLU(), dense(20, 4)],
-    "Residual at both ends": lambda dense: [
+    "Residual at both ends": lambda dense, norm: [
         fn.Residual([dense(6, 6), fn.ReLU()]), dense(6, 4), fn.Residual([fn.ReLU(), dense(4, 4)])],
-    "nested Residual": lambda dense: [
+    "nested Residual": lambda dense, norm: [
         dense(6, 9),
         fn.Residual([
             fn.Residual([dense(9, 9), fn.ReLU(), fn.Residual([dense(9, 9), fn.Scale(0.5)])]),
             fn.ReLU(), fn.Residual([fn.ReLU()]), fn.Residual([fn.Residual([dense(9, 9)])])]),
         dense(9, 4)],
-    "wide inside a Residual": lambda dense: [
+    "wide inside a Residual": lambda dense, norm: [
         fn.Residual([dense(6, 50), fn.ReLU(), fn.Residual([dense(50, 50)]), dense(50, 6)]),
         dense(6, 4)],
-    "nested Sequential": lambda dense: [
+    "nested Sequential": lambda dense, norm: [
         fn.Sequential([dense(6, 10), fn.ReLU()]),
         fn.Residual([fn.Sequential([dense(10, 10), fn.Sequential([fn.ReLU()])])]),
         fn.Sequential([fn.Sequential([dense(10, 4)])])],
-    "Flatten": lambda dense: [fn.Flatten(), dense(6, 10), fn.Flatten(), fn.ReLU(), dense(10, 4)],
-    "wide": lambda dense: [
+    "Flatten": lambda dense, norm: [
+        fn.Flatten(), dense(6, 10), fn.Flatten(), fn.ReLU(), dense(10, 4)],
+    "wide": lambda dense, norm: [
         dense(6, 80), fn.ReLU(), dense(80, 64), fn.Residual([dense(64, 64), fn.ReLU()]),
         dense(64, 97), fn.ReLU(), dense(97, 4)],
-    "large first": lambda dense: [dense(300, 256, False), fn.ReLU(), dense(256, 4)],
-    "large inside": lambda dense: [
+    "large first": lambda dense, norm: [dense(300, 256, False), fn.ReLU(), dense(256, 4)],
+    "large inside": lambda dense, norm: [
         dense(6, 300), fn.ReLU(), dense(300, 256), fn.ReLU(), dense(256, 4, False)],
-    "large in a Residual": lambda dense: [
+    "large in a Residual": lambda dense, norm: [
         fn.Residual([dense(300, 256), fn.ReLU(), dense(256, 300)]), dense(300, 4)],
+    "activations": lambda dense, norm: [
+        dense(6, 33), fn.LeakyReLU(0.1), dense(33, 17), fn.ELU(1.5), dense(17, 9), fn.Sigmoid(),
+        dense(9, 8), fn.Tanh(), dense(8, 4)],
+    "smooth activations": lambda dense, norm: [
+        dense(6, 33), fn.GELU(), dense(33, 17), fn.GELU("tanh"), dense(17, 20), fn.SiLU(),
+        fn.Identity(), dense(20, 4)],
+    "activations at odd places": lambda dense, norm: [
+        fn.SiLU(), fn.Tanh(), dense(6, 40), fn.ReLU(), fn.GELU(), fn.Identity(),
+        fn.Residual([fn.ELU()]), dense(40, 40), fn.GELU(), fn.ReLU(), dense(40, 4), fn.Sigmoid()],
+    "activations of layers": lambda dense, norm: [
+        dense(6, 33, activation="gelu"), dense(33, 17, False, activation="relu"),
+        dense(17, 20, activation=fn.LeakyReLU(-0.3)), fn.ReLU(),
+        dense(20, 7, activation="softmax"), fn.Residual([dense(7, 7, activation="relu")]),
+        dense(7, 4, activation="tanh")],
+    "LogSoftmax": lambda dense, norm: [
+        fn.LogSoftmax(), dense(6, 40), fn.LogSoftmax(), dense(40, 4), fn.LogSoftmax()],
+    "LayerNorm": lambda dense, norm: [
+        dense(6, 33), norm(33), fn.ReLU(), dense(33, 17), norm(17, bias=False), fn.Tanh(),
+        dense(17, 9, False), norm(9, affine=False), dense(9, 4)],
+    "LayerNorm at both ends": lambda dense, norm: [norm(6), dense(6, 4), norm(4)],
+    "LayerNorm without weights at both ends": lambda dense, norm: [
+        norm(6, affine=False), dense(6, 10), fn.ReLU(), dense(10, 4), norm(4, affine=False)],
+    "LayerNorm in a Residual": lambda dense, norm: [
+        fn.Residual([norm(6), dense(6, 6, activation="gelu")]), dense(6, 20),
+        fn.Residual([norm(20, bias=False), dense(20, 50, activation="gelu"), dense(50, 20),
+                     fn.Dropout(0.2, rng=1)]),
+        fn.Residual([fn.Sequential([norm(20)])]), norm(20), dense(20, 4)],
+    "Dropout": lambda dense, norm: [
+        dense(6, 33), fn.ReLU(), fn.Dropout(0.5, rng=1), dense(33, 17), fn.Dropout(0.1, rng=2),
+        fn.ReLU(), dense(17, 4)],
+    "Dropout at both ends": lambda dense, norm: [
+        fn.Dropout(0.2, rng=1), dense(6, 10), fn.Dropout(0.3, rng=2), fn.Dropout(0.0, rng=3),
+        fn.ReLU(), dense(10, 4), fn.Dropout(0.1, rng=4)],
+    "Dropout in a Residual": lambda dense, norm: [
+        dense(6, 20), fn.Residual([fn.Dropout(0.3, rng=1), dense(20, 20), fn.Dropout(0.2, rng=2)]),
+        fn.Residual([fn.Dropout(0.5, rng=3)]), fn.Residual([fn.Residual([fn.Dropout(0.1, rng=4)])]),
+        norm(20), dense(20, 4)],
+    "large with LayerNorm and Dropout": lambda dense, norm: [
+        norm(300), fn.Dropout(0.1, rng=1), dense(300, 256, activation="relu"),
+        fn.Dropout(0.5, rng=2),
+        fn.Residual([norm(256), dense(256, 256, activation="silu"), fn.Dropout(0.2, rng=3)]),
+        dense(256, 4)],
 }
 KINDS = {"labels": fn.SoftmaxCrossEntropy, "soft rows": fn.SoftmaxCrossEntropy,
          "probabilities": fn.CrossEntropy, "squares": fn.MeanSquaredError}
 CASES = [(name, "labels") for name in NETWORKS] + [
-    (name, kind) for name in ("Residual", "Flatten", "large inside")
+    (name, kind) for name in ("Residual", "Flatten", "large inside", "LayerNorm in a Residual")
     for kind in ("soft rows", "probabilities", "squares")]
 
 
 def make_layers(name, dtype, kind="labels"):
     rng = np.random.default_rng(3)
 
-    def dense(n_in, n_out, bias=True):
-        return fn.Dense(n_in, n_out, bias, bias_init="uniform", dtype=dtype, rng=rng)
+    def dense(n_in, n_out, bias=True, activation=None):
+        return fn.Dense(n_in, n_out, bias, activation=activation, bias_init="uniform", dtype=dtype,
+                        rng=rng)
 
-    return NETWORKS[name](dense) + ([fn.Softmax()] if kind == "probabilities" else [])
+    def norm(features, **options):
+        layer = fn.LayerNorm(features, dtype=dtype, **options)
+        for _, value, _ in layer.parameters():
+            value[...] = rng.uniform(0.5, 1.5, size=features)
+        return layer
+
+    return NETWORKS[name](dense, norm) + ([fn.Softmax()] if kind == "probabilities" else [])
 
 
 def make_batch(rng, name, n, dtype, kind="labels"):
@@ -99,6 +150,13 @@ def make_network(name, dtype, kind="labels", lr=0.05, momentum=0.9, nesterov=Fal
 def forward(layers, x):
     for layer in layers:
         x = layer.forward(x)
+    return x
+
+
+def predict(layers, x):
+    """As forward, but Dropout does nothing and does not count."""
+    for layer in layers:
+        x = layer.predict(x)
     return x
 
 
@@ -135,7 +193,7 @@ def test_steps_have_the_bits_of_layers_driven_by_hand(
     loss, sgd = KINDS[kind](), fn.SGD(0.1, momentum, nesterov)
     for n in SIZES:
         x, target = make_batch(rng, name, n, dtype, kind)
-        assert net.predict(x).tobytes() == forward(twins, x).tobytes()
+        assert net.predict(x).tobytes() == predict(twins, x).tobytes()
         assert net.train_step(x, target) == step_by_hand(twins, loss, sgd, x, target)
         assert bits(layers) == bits(twins)
     assert not any(map(np.array_equal, values(layers), before))
@@ -159,7 +217,8 @@ def test_kept_gradients_have_the_bits_of_the_layers(name, kind, dtype, rng):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("name, kind", [
-    ("Residual", "labels"), ("large inside", "soft rows"), ("three layers", "squares")])
+    ("Residual", "labels"), ("large inside", "soft rows"), ("three layers", "squares"),
+    ("LayerNorm in a Residual", "labels"), ("Dropout at both ends", "soft rows")])
 def test_fit_has_the_bits_of_layers_driven_by_hand(name, kind, shuffle, dtype, rng):
     """With a short last batch. Samples come in the order of `Generator.permutation`."""
     net = make_network(name, dtype, kind, metrics=[] if kind == "squares" else ["accuracy"])
@@ -172,8 +231,9 @@ def test_fit_has_the_bits_of_layers_driven_by_hand(name, kind, shuffle, dtype, r
         order = orders.permutation(45) if shuffle else np.arange(45)
         total = right = 0
         for batch in np.split(order, [16, 32]):
-            if kind != "squares":
-                right += round(len(batch) * fn.accuracy(forward(twins, x[batch]), target[batch]))
+            if kind != "squares":       # before the update, and a Dropout counts once
+                scores = forward(copy.deepcopy(twins), x[batch])
+                right += round(len(batch) * fn.accuracy(scores, target[batch]))
             total += len(batch) * step_by_hand(twins, loss, sgd, x[batch], target[batch])
         losses.append(total / 45)
         accuracies.append(right / 45)
@@ -181,7 +241,7 @@ def test_fit_has_the_bits_of_layers_driven_by_hand(name, kind, shuffle, dtype, r
     assert history.accuracy == ([] if kind == "squares" else accuracies)
 
 
-@pytest.mark.parametrize("name", ["three layers", "Residual"])
+@pytest.mark.parametrize("name", ["three layers", "Residual", "LayerNorm in a Residual"])
 def test_the_optimizers_state_is_shared_by_all_ways_to_step(name, dtype, rng):
     """`train_step`, `fit`, `step([net])` and `step(layers)`; a new lr counts from the next step."""
     net = make_network(name, dtype)
@@ -325,7 +385,7 @@ def test_nothing_is_read_that_an_earlier_call_left_behind(name, kind, dtype):
     assert plain == nan == zeros
 
 
-@pytest.mark.parametrize("name", ["Residual", "large inside"])
+@pytest.mark.parametrize("name", ["Residual", "large inside", "LayerNorm in a Residual"])
 def test_equal_bits_from_run_to_run(name, dtype, rng):
     x, target = make_batch(rng, name, 100, dtype)
     seen, others = set(), []
@@ -351,12 +411,13 @@ def allocated_by(call):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("name", ["Residual", "LayerNorm in a Residual"])
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_thousand_steps_allocate_nothing(keep, dtype, rng):
+def test_a_thousand_steps_allocate_nothing(keep, name, dtype, rng):
     """Of a batch's values, the smallest has 1 KB. NumPy tells tracemalloc about its arrays."""
-    net = make_network("Residual", dtype, metrics=["accuracy"], keep_gradients=keep)
-    x, target = make_batch(rng, "Residual", 64, dtype)
-    many, labels = make_batch(rng, "Residual", 2000, dtype)
+    net = make_network(name, dtype, metrics=["accuracy"], keep_gradients=keep)
+    x, target = make_batch(rng, name, 64, dtype)
+    many, labels = make_batch(rng, name, 2000, dtype)
     out = np.empty((64, 4), dtype)
 
     def steps():
@@ -382,7 +443,7 @@ def has_subnormals(dtype):
     return bool((half * 2 == np.finfo(dtype).tiny).all())
 
 
-@pytest.mark.parametrize("name", ["Residual", "large inside"])
+@pytest.mark.parametrize("name", ["Residual", "large inside", "LayerNorm in a Residual"])
 def test_the_caller_has_subnormal_numbers_after_every_call(name, dtype, rng):
     net = make_network(name, dtype, metrics=["accuracy"])
     x, target = make_batch(rng, name, 300, dtype)
@@ -408,7 +469,7 @@ def test_no_number_ends_subnormal_however_long_one_sample_is_repeated(name, dtyp
     x, target = make_batch(rng, name, 1, dtype, "squares")
     steps = 5000
     net.fit(np.repeat(x, steps, 0), np.repeat(target, steps, 0), batch_size=1, verbose=0)
-    velocities = [v for kept in net._optimizer._velocities.values() for v in kept]
+    velocities = [v for kept in net._optimizer._states.values() for v, _, _ in kept]
     for array in (*values([net]), *velocities):
         assert np.all((array == 0) | (np.abs(array) >= np.finfo(dtype).tiny))
     assert not all(velocity.all() for velocity in velocities)       # some got as far as 0
@@ -421,7 +482,10 @@ BLOCK = 256             # rows, for layers of fewer than 256 x 600 weights
 
 @pytest.mark.parametrize("name, kind", [
     ("Residual", "labels"), ("nested Sequential", "soft rows"), ("no ReLU", "squares"),
-    ("three layers", "probabilities"), ("large inside", "labels")])
+    ("three layers", "probabilities"), ("large inside", "labels"),
+    ("smooth activations", "labels"), ("LayerNorm in a Residual", "labels"),
+    ("LayerNorm", "squares"), ("LayerNorm at both ends", "labels"),
+    ("Dropout at both ends", "labels"), ("Dropout in a Residual", "soft rows")])
 @pytest.mark.parametrize("n", [BLOCK + 1, 3 * BLOCK + 5])
 def test_large_batches_give_the_numbers_of_the_layers(name, kind, n, dtype, rng):
     """Gradients of blocks are added up, in another order than the layers' sums over all rows."""
@@ -484,6 +548,312 @@ def test_memory_for_training_does_not_grow_with_the_batch(rng):
     net.train_step(x[:BLOCK], target[:BLOCK])
     _, needed = allocated_by(lambda: net.train_step(x, target))
     assert needed < 8 * len(x) + 10_000         # a copy of the labels
+
+
+# ---- Dropout: which entries a step drops ------------------------------------------------------
+
+@pytest.mark.parametrize("n", [1, 33, BLOCK, BLOCK + 44, 3 * BLOCK + 5])
+def test_a_step_drops_what_the_layer_would_drop_in_blocks_too(n, dtype):
+    """Scores are 0 and each sample has a weight of its own, whose gradient is 0 if it is dropped.
+
+    Three steps, of which each goes on where the last one ended; and predictions do not count.
+    """
+    dropout = fn.Dropout(0.4, rng=7)
+    twin = copy.deepcopy(dropout)
+    net = fn.Sequential([fn.Dense(n, 5, False, weight_init="zeros", dtype=dtype), dropout])
+    net.compile(fn.SGD(0.0), "mse", keep_gradients=True)
+    x, target = np.eye(n, dtype=dtype), np.ones((n, 5), dtype)
+    for _ in range(3):
+        net.train_step(x, target)
+        net.predict(x)
+        net.evaluate(x, target)
+        net.frozen().predict(x)
+        expected = twin.forward(np.ones((n, 5), dtype))
+        factor = dtype.type(-2 / (5 * n))
+        np.testing.assert_allclose(net.layers[0].weight_grad, factor * expected, rtol=1e-6)
+
+
+def test_every_way_to_step_counts_the_same_entries(dtype, rng):
+    dropout = fn.Dropout(0.5, rng=7)
+    twin = copy.deepcopy(dropout)
+    net = fn.Sequential([fn.Dense(6, 4, dtype=dtype), dropout])
+    net.compile(fn.SGD(0.1), "mse")
+    x, target = rng.normal(size=(600, 6)), rng.normal(size=(600, 4))
+    net.train_step(x, target)
+    net.fit(x, target, batch_size=32, epochs=2, verbose=0)
+    net.forward(x)
+    twin.forward(np.ones((600, 16)))
+    ones = np.ones((50, 4))
+    assert np.array_equal(dropout.forward(ones), twin.forward(ones))
+
+
+@pytest.mark.parametrize("name", ["Dropout", "LayerNorm in a Residual"])
+def test_copies_of_a_network_go_on_to_drop_the_same_entries(name, dtype, rng):
+    net = make_network(name, dtype)
+    x, target = make_batch(rng, name, 40, dtype)
+    net.train_step(x, target)
+    twins = [copy.deepcopy(net), pickle.loads(pickle.dumps(net))]
+    for _ in range(3):
+        expected = net.train_step(x, target)
+        assert [twin.train_step(x, target) for twin in twins] == [expected] * 2
+    assert {bits([twin]) for twin in twins} == {bits([net])}
+
+
+@pytest.mark.parametrize("name", ["LayerNorm in a Residual", "Dropout at both ends",
+                                  "activations of layers", "LogSoftmax"])
+def test_a_frozen_copy_predicts_like_the_network(name, dtype, rng):
+    net = make_network(name, dtype)
+    for n in (1, 32, 700):
+        x, _ = make_batch(rng, name, n, dtype)
+        expected = net.predict(x)
+        for model in (net.frozen(), pickle.loads(pickle.dumps(net.frozen()))):
+            np.testing.assert_allclose(model.predict(x), expected, rtol=0,
+                                       atol=50 * np.finfo(dtype).eps * np.abs(expected).max())
+        np.testing.assert_allclose(predict(net.layers, x), expected, rtol=0,
+                                   atol=50 * np.finfo(dtype).eps * np.abs(expected).max())
+
+
+# ---- Freezing --------------------------------------------------------------------------------
+
+FREEZABLE = ["Residual", "wide", "nested Sequential", "large inside", "large in a Residual",
+             "LayerNorm", "LayerNorm in a Residual", "large with LayerNorm and Dropout",
+             "activations of layers"]
+
+
+def weighted(layers):
+    """The layers with parameters, those inside others in their place."""
+    found = []
+    for layer in layers:
+        inner = getattr(layer, "layers", None)
+        found += weighted(inner) if inner else [layer] if any(layer.parameters()) else []
+    return found
+
+
+def freeze(layers, which):
+    """Freeze the even or the odd ones of the layers with parameters, and return both kinds."""
+    every = weighted(layers)
+    for layer in every[which::2]:
+        layer.trainable = False
+    return every[which::2], every[1 - which::2]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("n", [1, 32, 300])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("name", FREEZABLE)
+def test_frozen_layers_keep_their_bits_and_the_others_step_as_if_none_were_frozen(
+        name, which, n, keep, dtype, rng):
+    """The twin freezes nothing: its layers get their old numbers back after each step."""
+    net, twin = (make_network(name, dtype, keep_gradients=keep) for _ in range(2))
+    frozen, others = freeze(net.layers, which)
+    same = weighted(twin.layers)[which::2]
+    before, starts = values(frozen), values(others)
+    assert before and starts
+    for _ in range(3):
+        x, target = make_batch(rng, name, n, dtype)
+        assert net.train_step(x, target) == twin.train_step(x, target)
+        if keep:                                # the gradients of all, of frozen layers too
+            for (_, _, found), (_, _, expected) in zip(
+                    net.parameters(), twin.parameters(), strict=True):
+                assert found.tobytes() == expected.tobytes()
+        for layer, old in zip(same, frozen, strict=True):
+            for (_, value, _), (_, kept, _) in zip(
+                    layer.parameters(), old.parameters(), strict=True):
+                assert not np.array_equal(value, kept)      # without freezing it would move
+                value[...] = kept
+        assert bits([net]) == bits([twin])
+    assert all(map(np.array_equal, values(frozen), before))
+    assert not any(map(np.array_equal, values(others), starts))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_frozen_layers_so_large_that_a_large_batch_is_one_block(which, dtype, rng):
+    """From 256 x 600 weights on a block has more rows, and the update waits for all gradients."""
+    net = fn.Sequential([fn.Dense(600, 300, dtype=dtype, rng=1), fn.ReLU(),
+                         fn.Dense(300, 4, dtype=dtype, rng=2)])
+    net.compile(fn.SGD(0.05, 0.9))
+    twins, loss, sgd = copy.deepcopy(list(net.layers)), fn.SoftmaxCrossEntropy(), fn.SGD(0.05, 0.9)
+    frozen, others = freeze(net.layers, which)
+    freeze(twins, which)
+    before, starts = bits(frozen), bits(others)
+    x, target = rng.normal(size=(290, 600)).astype(dtype), rng.integers(4, size=290)
+    for _ in range(2):
+        net.train_step(x, target)
+        step_by_hand(twins, loss, sgd, x, target)
+    assert bits([net]) == bits(twins) and bits(frozen) == before and bits(others) != starts
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("name", FREEZABLE)
+def test_fit_and_steps_by_hand_leave_frozen_layers_alone(name, which, dtype, rng):
+    """With a last batch of one sample."""
+    net = make_network(name, dtype)
+    twins, loss = copy.deepcopy(list(net.layers)), fn.SoftmaxCrossEntropy()
+    by_hand = copy.deepcopy(net)
+    frozen, others = freeze(net.layers, which)
+    freeze(twins, which)
+    freeze(by_hand.layers, which)
+    before, starts = values(frozen), values(others)
+    x, target = make_batch(rng, name, 33, dtype)
+    net.fit(x, target, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    sgd, other_sgd = fn.SGD(0.05, 0.9), fn.SGD(0.05, 0.9)
+    for _ in range(2):
+        for batch in np.split(np.arange(33), [16, 32]):
+            step_by_hand(twins, loss, sgd, x[batch], target[batch])
+            step_by_hand([by_hand], loss, other_sgd, x[batch], target[batch])
+    assert bits([net]) == bits(twins) == bits([by_hand])
+    assert all(map(np.array_equal, values(frozen), before))
+    assert not any(map(np.array_equal, values(others), starts))
+
+
+@pytest.mark.parametrize("name", FREEZABLE)
+def test_freezing_and_thawing_count_from_the_next_step_however_it_is_taken(name, dtype, rng):
+    """A velocity rests while its layer is frozen."""
+    net = make_network(name, dtype)
+    twins, loss = copy.deepcopy(list(net.layers)), fn.SoftmaxCrossEntropy()
+    sgd, twin_sgd = fn.SGD(0.05, 0.9), fn.SGD(0.05, 0.9)
+    net.compile(sgd)
+    layers = list(net.layers)
+    ways = [lambda x, target: step_by_hand(layers, loss, sgd, x, target), net.train_step,
+            lambda x, target: net.fit(x, target, batch_size=len(x), shuffle=False, verbose=0),
+            lambda x, target: step_by_hand([net], loss, sgd, x, target)]
+    every, their_twins = weighted(layers), weighted(twins)
+    for i in range(20):
+        for j, pair in enumerate(zip(every, their_twins, strict=True)):
+            for layer in pair:
+                layer.trainable = (i + j) % 3 != 0 or i % 5 == 4
+        x, target = make_batch(rng, name, 12 if i % 4 else 1, dtype)
+        old = [values([layer]) for layer in every]
+        ways[i * i % 7 % 4](x, target)
+        step_by_hand(twins, loss, twin_sgd, x, target)
+        assert bits([net]) == bits(twins), i
+        for layer, kept in zip(every, old, strict=True):
+            changed = not all(map(np.array_equal, values([layer]), kept))
+            assert changed == layer.trainable, i
+
+
+def test_a_velocity_rests_while_its_layer_is_frozen(dtype):
+    layer = fn.Dense(1, 1, bias=False, weight_init="zeros", dtype=dtype)
+    other = fn.Dense(1, 1, bias=False, weight_init="zeros", dtype=dtype)
+    layer.weight_grad, other.weight_grad = [[1]], [[1]]
+    sgd, layers, found = fn.SGD(lr=1.0, momentum=0.5), [layer, other], []
+    for trainable in (True, False, False, True):
+        layer.trainable = trainable
+        sgd.step(layers)
+        found.append((layer.weight.item(), other.weight.item()))
+    assert found == [(-1, -1), (-1, -2.5), (-1, -4.25), (-2.5, -6.125)]
+
+
+@pytest.mark.parametrize("n", [1, 32, 300])
+def test_a_network_that_is_frozen_as_a_whole_only_measures(n, dtype, rng):
+    net = make_network("LayerNorm in a Residual", dtype)
+    assert net.trainable
+    net.trainable = False
+    assert not net.trainable and not any(layer.trainable for layer in weighted(net.layers))
+    before = bits([net])
+    x, target = make_batch(rng, "", n, dtype)
+    assert np.isfinite(net.train_step(x, target))
+    net.fit(x, target, verbose=0)
+    net._optimizer.step([net])
+    assert bits([net]) == before
+    net.trainable = True
+    net.train_step(x, target)
+    assert bits([net]) != before
+
+
+def test_layers_in_others_are_frozen_with_them():
+    inner = fn.Sequential([fn.Dense(3, 3), fn.ReLU()])
+    residual = fn.Residual([inner, fn.LayerNorm(3)])
+    outer = fn.Sequential([residual, fn.Dense(3, 2)])
+    dense, norm, last = weighted(outer.layers)
+    residual.trainable = False
+    assert [layer.trainable for layer in (dense, norm, last)] == [False, False, True]
+    assert not residual.trainable and not inner.trainable and outer.trainable
+    inner.trainable = True
+    assert [layer.trainable for layer in (dense, norm, last)] == [True, False, True]
+    assert residual.trainable
+    for value in (0, 1):                                            # what is no bool becomes one
+        outer.trainable = value
+        assert [layer.trainable for layer in (dense, norm, last)] == [bool(value)] * 3
+
+
+@pytest.mark.parametrize("make", [fn.Residual, fn.Sequential])
+def test_what_holds_layers_is_not_trainable_when_none_with_parameters_is(make):
+    """A ReLU has nothing that an optimizer could change."""
+    dense = fn.Dense(3, 3)
+    whole = make([dense, fn.ReLU()])
+    assert whole.trainable
+    dense.trainable = False
+    assert not whole.trainable
+    assert not make([fn.ReLU()]).trainable
+
+
+class Shift(fn.Layer):
+    """y = x + s: a layer of one's own, whose parameters are always the same tuple."""
+
+    def __init__(self, width):
+        self.s, self.ds = np.zeros(width, np.float32), np.zeros(width, np.float32)
+        self.kept = (("s", self.s, self.ds),)
+
+    def forward(self, x, out=None):
+        return x + self.s
+
+    def backward(self, dy, out=None):
+        self.ds[...] = dy.sum(axis=0)
+        return dy
+
+    def parameters(self):
+        return self.kept
+
+
+def test_layers_of_ones_own_are_frozen_too(rng):
+    """In a network, which then runs layer by layer."""
+    own, dense = Shift(4), fn.Dense(4, 4, rng=0)
+    net = fn.Sequential([dense, own, fn.Dense(4, 3, rng=1)])
+    net.compile(fn.SGD(0.1, 0.9))
+    x, target = rng.normal(size=(20, 4)), rng.integers(3, size=20)
+    for frozen, free in [(own, dense), (dense, own)]:
+        frozen.trainable, free.trainable = False, True
+        before, start = bits([frozen]), bits([free])
+        net.train_step(x, target)
+        net.fit(x, target, batch_size=8, verbose=0)
+        assert bits([frozen]) == before and bits([free]) != start
+
+
+def test_freezing_a_layer_of_ones_own_counts_from_the_next_step_by_hand():
+    """The optimizer has already made a step with the same list of layers."""
+    own, sgd = Shift(2), fn.SGD(1.0)
+    layers = [own, fn.Dense(2, 2)]
+    own.ds[...] = 1
+    for trainable, expected in [(True, -1), (False, -1), (False, -1), (True, -2)]:
+        own.trainable = trainable
+        sgd.step(layers)
+        assert (own.s == expected).all()
+
+
+@pytest.mark.parametrize("make_copy", [
+    copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+def test_copies_stay_frozen_and_each_is_thawed_for_itself(make_copy, dtype, rng):
+    net = make_network("LayerNorm in a Residual", dtype)
+    freeze(net.layers, 1)
+    twin = make_copy(net)
+    x, target = make_batch(rng, "", 32, dtype)
+    for _ in range(2):
+        assert net.train_step(x, target) == twin.train_step(x, target)
+    assert bits([net]) == bits([twin])
+    assert [layer.trainable for layer in weighted(twin.layers)] == [
+        layer.trainable for layer in weighted(net.layers)]
+    twin.trainable = True
+    assert not all(layer.trainable for layer in weighted(net.layers))
+
+
+def test_the_summary_marks_frozen_layers(capsys):
+    net = fn.Sequential([fn.Dense(3, 4), fn.LayerNorm(4), fn.ReLU(), fn.Dense(4, 2)])
+    net.layers[0].trainable = net.layers[1].trainable = net.layers[2].trainable = False
+    net.summary()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:6]]
+    assert [line[-2:] for line in lines] == [
+        ["16", "(frozen)"], ["8", "(frozen)"], ["4)", "0"], ["2)", "10"]]
 
 
 # ---- Steps that fail -------------------------------------------------------------------------
@@ -751,10 +1121,11 @@ def test_54_ctrl_c_leaves_the_parameters_of_a_finished_step():
 def test_28_labels_that_change_while_they_are_in_use_are_not_followed(order):
     """They were checked before; another thread may have written to them since."""
     net = fn.Sequential([fn.Dense(2, 3)])
+    net.compile()
     before = net.layers[0].weight.copy()
     for bad in (3, -1, 2**62):
         outcome, *_ = net._engine.train(
-            np.ones((2, 2), np.float32), np.array([0, bad]), "SoftmaxCrossEntropy", 2, order,
-            False, False, None, 0.1, 0.0, False)
+            np.ones((2, 2), np.float32), np.array([0, bad]), None, net._objective, 2, order, False,
+            False, net._steps_of(net._optimizer, 1))
         assert outcome == "label"
     assert np.array_equal(net.layers[0].weight, before)

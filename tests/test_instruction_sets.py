@@ -11,7 +11,8 @@ import pytest
 from fastnet import _ops
 
 KERNEL_TESTS = [str(Path(__file__).with_name(f"test_{name}.py"))
-                for name in ("kernels", "memory", "exp_log", "floating_point_mode")]
+                for name in ("kernels", "memory", "exp_log", "floating_point_mode", "activations",
+                             "layer_norm", "dropout")]
 
 
 def run(isa, *command):

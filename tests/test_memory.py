@@ -78,7 +78,7 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def places():
-    return [Guarded(2**21) for _ in range(6)]
+    return [Guarded(2**21) for _ in range(7)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
@@ -88,6 +88,7 @@ def test_no_kernel_touches_what_lies_beyond_its_arrays(places, every_kernel, rng
         for name, call in every_kernel(rng, dtype, *shape).items():
             arrays = call.inputs + [output.copy() for output in call.outputs]
             guarded = [place.put(array) for place, array in zip(places, arrays, strict=False)]
+            assert len(guarded) == len(arrays)
             call.run(*arrays)
             call.run(*guarded)
             assert all(map(np.array_equal, guarded, arrays)), (name, shape)

@@ -267,7 +267,7 @@ def test_compile_takes_names_and_objects():
 
 
 @pytest.mark.parametrize("arguments, error, match", [
-    (("adam",), ValueError, "optimizer must be 'sgd' or an optimizer, got 'adam'"),
+    (("lion",), ValueError, "optimizer must be one of 'sgd', 'adam', 'adamw', 'rmsprop' or an"),
     ((0.1,), TypeError, "optimizer must be an optimizer or its name, got 0.1"),
     ((fn.SGD,), TypeError, "optimizer must be an optimizer"),
     (("sgd", "hinge"), ValueError, "loss must be one of 'softmax_cross_entropy'.*, got 'hinge'"),

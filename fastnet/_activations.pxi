@@ -1,0 +1,165 @@
+# Activations, entry by entry: y = f(x), and dx = f'(x) dy.
+#
+# Each stands in two places: a branch of `activate` with its formula, and one of `derivative` with
+# its derivative; then in the list of _table.pxd. The loops below call both with a constant kind, so
+# that no branch is left in them. NaN is passed on. Where one factor could be infinite and another
+# one 0, x is kept within bounds beyond which the result no longer changes.
+
+cdef enum:
+    ERFC_TERMS = 25         # for double; the first ERFC_SHORT are enough for float
+    ERFC_SHORT = 12
+
+# Beyond it Phi(-x) is below the smallest normal number.
+cdef real PHI_LIMIT = 13.5 if sizeof(real) == sizeof(float) else 38.4
+# e^-2u does not overflow down to here, and beyond it f' is 0 but for 30 digits.
+cdef real TANH_LIMIT = 9.5 if sizeof(real) == sizeof(float) else 20.5
+
+# erfc(z) exp(z^2) (1 + 2 z) for z >= 0 is a smooth function of t = (z - 3) / (z + 3), from -1 to 1
+# (M. M. Shepherd and J. G. Laframboise, Math. Comp. 36, 1981). These are its coefficients in
+# Chebyshev polynomials of t.
+cdef real ERFC[ERFC_TERMS]
+ERFC[:] = [
+    1.1775625741965600463, 5.3539045396156767694e-3, -9.3775503422842090522e-2,
+    5.4366525557443220495e-2, -1.8976596707845207386e-2, 4.4534260614627115695e-3,
+    -6.3355317105531469398e-4, 1.7661719523171591851e-5, 1.2841532864056670734e-5,
+    -2.0072285659059914438e-6, -1.8075227904148371024e-7, 7.5498283438250928278e-8,
+    1.8856685238386027905e-9, -2.6995190497983639975e-9, -1.4600791199391049408e-11,
+    1.0361607445969489676e-10, 1.4757159766234730087e-12, -4.2773400643969108248e-12,
+    -2.0792249285979899778e-13, 1.8134502003176962422e-13, 1.9734255745447388335e-14,
+    -7.2879437375926731568e-15, -1.5169878690228115682e-15, 2.3514112258781403525e-16,
+    1.0006111691821667611e-16]
+
+
+cdef inline vec sigmoid(vec x) noexcept nogil:
+    return broadcast(1) / (vec_exp(-x) + broadcast(1))
+
+
+cdef inline vec normal_density(vec x) noexcept nogil:
+    """exp(-x^2 / 2), to the last bits: x^2 = h^2 + (x - h) (x + h), where h^2 has no rest."""
+    cdef vec h = upper_half(x)
+    return vec_exp_of_sum(h * h * <real>-0.5, (x - h) * (x + h) * <real>-0.5)
+
+
+cdef inline vec normal_share(vec x, vec density) noexcept nogil:
+    """Phi(x) = erfc(-x / sqrt 2) / 2, of its exp(-x^2 / 2)."""
+    cdef vec z = magnitude(x) * <real>0.70710678118654752440
+    cdef vec t = (z - broadcast(3)) / (z + broadcast(3))
+    cdef vec two_t = t + t, a = broadcast(0), b = broadcast(0), c
+    cdef int i
+    for i in range(ERFC_SHORT - 1 if sizeof(real) == sizeof(float) else ERFC_TERMS - 1, 0, -1):
+        c = two_t * a - b + ERFC[i]             # Clenshaw's sum of Chebyshev polynomials
+        b, a = a, c
+    c = (t * a - b + ERFC[0]) * density * <real>0.5
+    c = c / (z + z + broadcast(1))
+    return choose(<lanes>(x > 0.0), 1.0 - c, c)
+
+
+cdef inline vec twice_u(vec x) noexcept nogil:
+    """2 u  with  u = sqrt(2 / pi) (x + 0.044715 x^3), for which (1 + tanh u) / 2 = sigmoid(2 u)."""
+    return x * (x * x * <real>(0.044715 * 1.5957691216057308) + <real>1.5957691216057308)
+
+
+cdef inline vec activate(vec x, int kind, vec alpha) noexcept nogil:
+    """f(x)."""
+    cdef vec near
+    if kind == LEAKY_RELU:          # alpha x where x <= 0
+        return choose(<lanes>(x > 0.0), x, alpha * x)
+    if kind == ELU:                 # alpha (e^x - 1) where x <= 0
+        return choose(<lanes>(x > 0.0), x, alpha * vec_expm1(smaller(broadcast(0), x)))
+    if kind == SIGMOID:             # 1 / (1 + e^-x)
+        return sigmoid(x)
+    if kind == TANH:                # (1 - e^-2|x|) / (1 + e^-2|x|), with the sign of x
+        near = vec_expm1(magnitude(x) * <real>-2)
+        return with_sign_of(x, near / (near + broadcast(2)))
+    if kind == GELU:                # x Phi(x)
+        near = within(x, PHI_LIMIT)
+        return larger(broadcast(-PHI_LIMIT), x) * normal_share(near, normal_density(near))
+    if kind == GELU_TANH:           # x (1 + tanh u) / 2
+        return larger(broadcast(-2 * BIAS), x) * sigmoid(twice_u(x))
+    # SILU:                         x / (1 + e^-x)
+    return larger(broadcast(-2 * BIAS), x) * sigmoid(x)
+
+
+cdef inline vec derivative(vec x, vec y, int kind, vec alpha) noexcept nogil:
+    """f'(x), where y is f(x)."""
+    cdef vec near, s, e
+    if kind == LEAKY_RELU:
+        return choose(<lanes>(x > 0.0), broadcast(1), choose(<lanes>(x <= 0.0), alpha, x))
+    if kind == ELU:
+        return choose(<lanes>(x > 0.0), broadcast(1), alpha * vec_exp(smaller(broadcast(0), x)))
+    if kind == SIGMOID:
+        return y * (1.0 - y)
+    if kind == TANH:
+        return 1.0 - y * y
+    if kind == GELU:                # Phi(x) + x e^(-x^2 / 2) / sqrt(2 pi)
+        near = within(x, PHI_LIMIT)
+        s = normal_density(near)
+        return normal_share(near, s) + near * s * <real>0.39894228040143267794
+    if kind == GELU_TANH:           # s + x s (1 - s) 2 u'  with  s = sigmoid(2 u), 1 - s = e^-2u s
+        near = within(x, TANH_LIMIT)
+        e = vec_exp(-twice_u(near))
+        s = broadcast(1) / (e + broadcast(1))
+        s = s + near * s * (e * s) * (
+            near * near * <real>(3 * 0.044715 * 1.5957691216057308) + <real>1.5957691216057308)
+        return choose(<lanes>(x < near), broadcast(0), s)
+    # SILU:                         s + x s (1 - s)  with  s = sigmoid(x), 1 - s = e^-x s
+    near = within(x, <real>(0.69 * BIAS))
+    e = vec_exp(-near)
+    s = broadcast(1) / (e + broadcast(1))
+    return choose(<lanes>(x < near), broadcast(0), s + near * s * (e * s))
+
+
+cdef inline void activate_all(
+        const real *X, real *Y, Py_ssize_t size, real alpha, int kind) noexcept nogil:
+    cdef Py_ssize_t i
+    for i from 0 <= i < size by LANES:
+        store(Y + i, activate(load(X + i, size - i), kind, broadcast(alpha)), size - i)
+
+
+cdef inline void derive_all(
+        const real *X, const real *Y, const real *dY, real *dX, Py_ssize_t size, real alpha,
+        int kind) noexcept nogil:
+    cdef vec slope
+    cdef Py_ssize_t i
+    for i from 0 <= i < size by LANES:
+        slope = derivative(load(X + i, size - i), load(Y + i, size - i), kind, broadcast(alpha))
+        store(dX + i, slope * load(dY + i, size - i), size - i)
+
+
+cdef void activation_forward(
+        const real *X, real *Y, Py_ssize_t size, int kind, double alpha) noexcept nogil:
+    """Y = f(X)."""
+    if kind == LEAKY_RELU:
+        activate_all(X, Y, size, alpha, LEAKY_RELU)
+    elif kind == ELU:
+        activate_all(X, Y, size, alpha, ELU)
+    elif kind == SIGMOID:
+        activate_all(X, Y, size, alpha, SIGMOID)
+    elif kind == TANH:
+        activate_all(X, Y, size, alpha, TANH)
+    elif kind == GELU:
+        activate_all(X, Y, size, alpha, GELU)
+    elif kind == GELU_TANH:
+        activate_all(X, Y, size, alpha, GELU_TANH)
+    else:
+        activate_all(X, Y, size, alpha, SILU)
+
+
+cdef void activation_backward(
+        const real *X, const real *Y, const real *dY, real *dX, Py_ssize_t size,
+        int kind, double alpha) noexcept nogil:
+    """dX = f'(X) dY, where Y is f(X)."""
+    if kind == LEAKY_RELU:
+        derive_all(X, Y, dY, dX, size, alpha, LEAKY_RELU)
+    elif kind == ELU:
+        derive_all(X, Y, dY, dX, size, alpha, ELU)
+    elif kind == SIGMOID:
+        derive_all(X, Y, dY, dX, size, alpha, SIGMOID)
+    elif kind == TANH:
+        derive_all(X, Y, dY, dX, size, alpha, TANH)
+    elif kind == GELU:
+        derive_all(X, Y, dY, dX, size, alpha, GELU)
+    elif kind == GELU_TANH:
+        derive_all(X, Y, dY, dX, size, alpha, GELU_TANH)
+    else:
+        derive_all(X, Y, dY, dX, size, alpha, SILU)
