@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
     ) from error
 from fastnet import activations, initializers
 from fastnet._config import show_config
+from fastnet.checking import check_gradients
 from fastnet.digits import load_digits
 from fastnet.layers import (
     ELU,
@@ -60,6 +61,6 @@ __all__ = [
     "Dropout", "Flatten", "History", "Huber", "Identity", "Layer", "LayerNorm", "LeakyReLU",
     "LogSoftmax", "Maximum", "MeanSquaredError", "NegativeLogLikelihood", "Poisson", "Predictor",
     "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential", "SiLU", "Sigmoid", "Softmax",
-    "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "initializers", "load_digits",
-    "show_config",
+    "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "check_gradients", "initializers",
+    "load_digits", "show_config",
 ]

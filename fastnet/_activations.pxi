@@ -47,9 +47,10 @@ cdef inline vec normal_share(vec x, vec density) noexcept nogil:
     cdef vec two_t = t + t, a = broadcast(0), b = broadcast(0), c
     cdef int i
     for i in range(ERFC_SHORT - 1 if sizeof(real) == sizeof(float) else ERFC_TERMS - 1, 0, -1):
-        c = two_t * a - b + ERFC[i]             # Clenshaw's sum of Chebyshev polynomials
+        # Clenshaw's sum of Chebyshev polynomials; b is known earlier than a.
+        c = two_t * a + (ERFC[i] - b)
         b, a = a, c
-    c = (t * a - b + ERFC[0]) * density * <real>0.5
+    c = (t * a + (ERFC[0] - b)) * density * <real>0.5
     c = c / (z + z + broadcast(1))
     return choose(<lanes>(x > 0.0), 1.0 - c, c)
 

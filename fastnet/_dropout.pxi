@@ -6,33 +6,32 @@ cdef enum:
     ROUNDS = 10
 
 
+cdef inline void philox_round(
+        unsigned *a, unsigned *b, unsigned *c, unsigned *d, unsigned first_key,
+        unsigned second_key) noexcept nogil:
+    """Each of a and c times a constant: the low half moves on, the high half is mixed in."""
+    cdef uint64_t first = <uint64_t>0xD2511F53 * a[0], second = <uint64_t>0xCD9E8D57 * c[0]
+    a[0], b[0] = <unsigned>(second >> 32) ^ b[0] ^ first_key, <unsigned>second
+    c[0], d[0] = <unsigned>(first >> 32) ^ d[0] ^ second_key, <unsigned>first
+
+
 cdef void random_words(uint64_t number, uint64_t seed, unsigned *words) noexcept nogil:
     """words := Philox4x32-10 of the STREAM counters from `number` * STREAM on.
 
     Word w of counter l becomes words[w * STREAM + l]. J. K. Salmon, M. A. Moraes, R. O. Dror,
     D. E. Shaw, Parallel random numbers: as easy as 1, 2, 3 (2011).
     """
-    cdef unsigned *a = words
-    cdef unsigned *b = words + STREAM
-    cdef unsigned *c = words + 2 * STREAM
-    cdef unsigned *d = words + 3 * STREAM
-    cdef unsigned first_key = <unsigned>seed, second_key = <unsigned>(seed >> 32)
-    cdef uint64_t first, second
-    cdef int r, i
+    cdef unsigned first_key = <unsigned>seed, second_key = <unsigned>(seed >> 32), a, b, c, d
+    cdef int i, r
     for i in range(STREAM):
-        a[i] = <unsigned>(number * STREAM + i)
-        b[i] = <unsigned>((number * STREAM + i) >> 32)
-        c[i] = d[i] = 0
-    for r in range(ROUNDS):
-        for i in range(STREAM):
-            first = <uint64_t>0xD2511F53 * a[i]
-            second = <uint64_t>0xCD9E8D57 * c[i]
-            a[i] = <unsigned>(second >> 32) ^ b[i] ^ first_key
-            c[i] = <unsigned>(first >> 32) ^ d[i] ^ second_key
-            b[i] = <unsigned>second
-            d[i] = <unsigned>first
-        first_key = first_key + <unsigned>0x9E3779B9
-        second_key = second_key + <unsigned>0xBB67AE85
+        a = <unsigned>(number * STREAM + i)
+        b = <unsigned>((number * STREAM + i) >> 32)
+        c = d = 0
+        for r in range(ROUNDS):         # unrolled, and done in all lanes at once
+            philox_round(&a, &b, &c, &d, first_key + <unsigned>r * <unsigned>0x9E3779B9,
+                         second_key + <unsigned>r * <unsigned>0xBB67AE85)
+        words[i], words[STREAM + i] = a, b
+        words[2 * STREAM + i], words[3 * STREAM + i] = c, d
 
 
 cdef void dropout(

@@ -77,7 +77,7 @@ static inline vec larger(vec a, vec b) { return MM(max)(a, b); }
 static inline vec smaller(vec a, vec b) { return MM(min)(a, b); }
 static inline vec vec_sqrt(vec v) { return MM(sqrt)(v); }
 #else
-static inline vec in_register(vec v) { return ({ __asm__("" : "+X"(v)); v; }); }
+static inline vec in_register(vec v) { return ({ __asm__("" : "+m"(v)); v; }); }
 #define CHOOSE(mask, a, b) (vec)(((lanes)(mask) & (lanes)(a)) | (~(lanes)(mask) & (lanes)(b)))
 static inline vec larger(vec a, vec b) { return CHOOSE(a > b, a, b); }
 static inline vec smaller(vec a, vec b) { return CHOOSE(a < b, a, b); }

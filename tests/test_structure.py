@@ -19,7 +19,7 @@ FLOORS = [
     {"_kernels", "initializers", "digits"},
     {"_ops"},
     {"_engine"},
-    {"_layer"},
+    {"_layer", "checking"},
     {"activations"},
     {"layers", "losses", "metrics", "optimizers", "_config"},
     {"network"},
