@@ -5,18 +5,21 @@ contenders read and write the same arrays, so none has the better alignment. Scr
 constants of NumPy's side are made beforehand, as zero-dimensional arrays where they are scalars,
 which its functions take faster than Python floats; row sums are products with a vector of ones,
 which its BLAS adds up faster than `sum`; copies are assignments to `[...]`, which start faster than
-`copyto`. Every contender is one Python call, some 30 ns of each figure.
+`copyto`. Every contender is one Python call, some 30 ns of each figure. The error function, which
+gelu needs and NumPy lacks, is SciPy's; without SciPy these rows have no figure of NumPy.
 
 Inputs are standard normal, probabilities a softmax of such. Shapes are those of layers in
 grid.toml: n x n_in x n_out for products, n x n_out for what a layer's output goes through,
 n_in x n_out for updates.
 """
 
+import contextlib
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +66,7 @@ def read_layers(path: Path = GRID) -> list[Layer]:
 
 # ---- What a case is, and how a contender is checked --------------------------------------------
 
-Exact = list[tuple[Any, float]]
+Exact = list[tuple[Any, Any]]
 
 
 @dataclass
@@ -71,8 +74,8 @@ class Case:
     """One kernel at one shape.
 
     `contenders` return their results, in one order. `reference` does so from the inputs as lists,
-    `exact` from the inputs in float64, with a scale for each result (see `check`). `outputs` are
-    all arrays that contenders change.
+    `exact` from the inputs in float64, with a scale for each result or each of its entries (see
+    `check`). `outputs` are all arrays that contenders change.
     """
 
     inputs: tuple[np.ndarray, ...]
@@ -126,6 +129,10 @@ class Arrays:
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape, self.dtype)
+
+    def eighths(self, *shape: int) -> np.ndarray:
+        """1/8 to 1. Sums of a million are exact, also of products, be it in any order."""
+        return self.rng.integers(1, 9, shape).astype(self.dtype) / 8
 
     def probabilities(self, n: int, n_classes: int) -> np.ndarray:
         P: np.ndarray = np.exp(self.normal(n, n_classes))
@@ -324,6 +331,340 @@ def scale_forward(new: Arrays, n: int, n_out: int) -> Case:
         exact=lambda X: [(FACTOR * X, 1)])
 
 
+# ---- Activations -------------------------------------------------------------------------------
+# A backward has the result of its forward at hand: so have both contenders, and not the reference.
+
+ALPHA = {"leaky_relu": 0.01, "elu": 1.0}
+GELU_A, GELU_B = math.sqrt(2 / math.pi), 0.044715
+
+
+def exact_activation(kind: str, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Return f(X), f'(X), and the size of what is rounded on the way to f(X), all in float64."""
+    if kind == "leaky_relu":
+        Y = np.where(X > 0, X, ALPHA[kind] * X)
+        return Y, np.where(X > 0, 1, ALPHA[kind]), np.abs(Y)
+    if kind == "elu":
+        Y = np.where(X > 0, X, np.expm1(X))
+        return Y, np.exp(np.minimum(X, 0)), np.abs(Y)
+    if kind == "tanh":
+        Y = np.tanh(X)
+        return Y, 1 - Y**2, np.abs(Y)
+    # The others have a step p from 0 to 1, which may be rounded at the size of 1.
+    if kind == "gelu":
+        p = np.vectorize(math.erfc)(-X * math.sqrt(0.5)) / 2
+        dp = np.exp(-X**2 / 2) / math.sqrt(2 * math.pi)
+    else:
+        u, du = X, np.ones_like(X)
+        if kind == "gelu_tanh":
+            u = 2 * GELU_A * (X + GELU_B * X**3)
+            du = 2 * GELU_A * (1 + 3 * GELU_B * X**2)
+        p = 1 / (1 + np.exp(-u))
+        dp = p / (1 + np.exp(u)) * du
+    return (p, dp, 1) if kind == "sigmoid" else (X * p, p + X * dp, np.abs(X))
+
+
+def numpy_activation(
+    new: Arrays, name: str, X: np.ndarray, Y: np.ndarray, dY: np.ndarray, dX: np.ndarray
+) -> Run | None:
+    """Return NumPy's side of a row, or None where there is no SciPy but a need for it."""
+    scratch, positive = new.nan(*X.shape), np.empty(X.shape, bool)
+    zero, half, one, minus_half = map(new.constant, (0, 0.5, 1, -0.5))
+    slope = new.constant(ALPHA["leaky_relu"])
+    root_half, density = new.constant(math.sqrt(0.5)), new.constant(math.sqrt(2 / math.pi))
+    two_a, ab = 2 * GELU_A, 2 * GELU_A * GELU_B
+    minus_a, minus_ab, a, three_ab = map(new.constant, (-two_a, -ab, two_a, 3 * ab))
+    by_tanh = new.dtype == np.float32       # there tanh is the quicker one, in float64 exp is
+    erf: Any = None
+    with contextlib.suppress(ImportError):
+        if name.startswith("gelu_") and "tanh" not in name:
+            erf = import_module("scipy.special").erf
+
+    def leaky_relu_forward() -> Any:
+        np.multiply(X, slope, out=Y)
+        return np.maximum(X, Y, out=Y)
+
+    def leaky_relu_backward() -> Any:
+        np.greater(X, zero, out=positive)
+        dX[...] = positive
+        np.maximum(dX, slope, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    def elu_forward() -> Any:               # alpha is 1: the larger one is the right one
+        np.minimum(X, zero, out=Y)
+        np.expm1(Y, out=Y)
+        return np.maximum(X, Y, out=Y)
+
+    def elu_backward() -> Any:
+        np.minimum(Y, zero, out=dX)
+        np.add(dX, one, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    def sigmoid_forward() -> Any:
+        if by_tanh:
+            np.multiply(X, half, out=Y)
+            np.tanh(Y, out=Y)
+            np.multiply(Y, half, out=Y)
+            return np.add(Y, half, out=Y)
+        np.negative(X, out=Y)
+        np.exp(Y, out=Y)
+        np.add(Y, one, out=Y)
+        return np.divide(one, Y, out=Y)
+
+    def sigmoid_backward() -> Any:
+        np.subtract(one, Y, out=dX)
+        np.multiply(dX, Y, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    def tanh_forward() -> Any:
+        return np.tanh(X, out=Y)
+
+    def tanh_backward() -> Any:
+        np.multiply(Y, Y, out=dX)
+        np.subtract(one, dX, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    def gelu_forward() -> Any:
+        np.multiply(X, root_half, out=Y)
+        erf(Y, out=Y)
+        np.add(Y, one, out=Y)
+        np.multiply(Y, X, out=Y)
+        return np.multiply(Y, half, out=Y)
+
+    def gelu_backward() -> Any:             # half of (1 + erf) + x sqrt(2 / pi) exp(-x^2 / 2)
+        np.multiply(X, X, out=scratch)
+        np.multiply(scratch, minus_half, out=scratch)
+        np.exp(scratch, out=scratch)
+        np.multiply(scratch, density, out=scratch)
+        np.multiply(scratch, X, out=scratch)
+        np.multiply(X, root_half, out=dX)
+        erf(dX, out=dX)
+        np.add(dX, one, out=dX)
+        np.add(dX, scratch, out=dX)
+        np.multiply(dX, half, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    def gelu_tanh_forward() -> Any:         # x / (1 + exp(-2u)) has fewer steps than with tanh
+        np.multiply(X, X, out=Y)
+        np.multiply(Y, minus_ab, out=Y)
+        np.add(Y, minus_a, out=Y)
+        np.multiply(Y, X, out=Y)
+        np.exp(Y, out=Y)
+        np.add(Y, one, out=Y)
+        return np.divide(X, Y, out=Y)
+
+    def gelu_tanh_backward() -> Any:        # (1 + y 2u' e) / (1 + e) with e = exp(-2u)
+        np.multiply(X, X, out=scratch)
+        np.multiply(scratch, minus_ab, out=dX)
+        np.add(dX, minus_a, out=dX)
+        np.multiply(dX, X, out=dX)
+        np.exp(dX, out=dX)
+        np.multiply(scratch, three_ab, out=scratch)
+        np.add(scratch, a, out=scratch)
+        np.multiply(scratch, Y, out=scratch)
+        np.multiply(scratch, dX, out=scratch)
+        np.add(scratch, one, out=scratch)
+        np.add(dX, one, out=dX)
+        np.divide(scratch, dX, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    def silu_forward() -> Any:
+        if by_tanh:
+            np.multiply(X, half, out=scratch)
+            np.tanh(scratch, out=Y)
+            np.multiply(Y, scratch, out=Y)
+            return np.add(Y, scratch, out=Y)
+        np.negative(X, out=Y)
+        np.exp(Y, out=Y)
+        np.add(Y, one, out=Y)
+        return np.divide(X, Y, out=Y)
+
+    def silu_backward() -> Any:             # (1 + y e) / (1 + e) with e = exp(-x)
+        np.negative(X, out=dX)
+        np.exp(dX, out=dX)
+        np.multiply(Y, dX, out=scratch)
+        np.add(scratch, one, out=scratch)
+        np.add(dX, one, out=dX)
+        np.divide(scratch, dX, out=dX)
+        return np.multiply(dX, dY, out=dX)
+
+    runs = (leaky_relu_forward, leaky_relu_backward, elu_forward, elu_backward, sigmoid_forward,
+            sigmoid_backward, tanh_forward, tanh_backward, gelu_tanh_forward, gelu_tanh_backward,
+            silu_forward, silu_backward, *((gelu_forward, gelu_backward) if erf else ()))
+    return {run.__name__: run for run in runs}.get(name)
+
+
+def activation(kind: str) -> list[Callable[..., Case]]:
+    """Return the cases of one kind: forward and backward."""
+    alpha = ALPHA.get(kind, 0.0)
+
+    def forward(new: Arrays, n: int, n_out: int) -> Case:
+        X, Y = new.normal(n, n_out), new.nan(n, n_out)
+        with_numpy = numpy_activation(new, forward.__name__, X, Y, Y, Y)
+
+        def exact(X: np.ndarray) -> Exact:
+            Y, _, size = exact_activation(kind, X)
+            return [(Y, size)]              # |Y|: 8 ulp of each result, at least 4 of them
+
+        return Case(
+            inputs=(X,), outputs=(Y,),
+            contenders={"fastnet": lambda: _ops.activation_forward(X, kind, alpha, Y),
+                        **({"NumPy": with_numpy} if with_numpy else {})},
+            reference=lambda X: reference.activation_forward(X, kind, alpha), exact=exact)
+
+    def backward(new: Arrays, n: int, n_out: int) -> Case:
+        X, dY, dX = new.normal(n, n_out), new.normal(n, n_out), new.nan(n, n_out)
+        Y = exact_activation(kind, X.astype(np.float64))[0].astype(new.dtype)
+        with_numpy = numpy_activation(new, backward.__name__, X, Y, dY, dX)
+        return Case(
+            inputs=(X, dY), outputs=(dX,),
+            contenders={"fastnet": lambda: _ops.activation_backward(X, Y, dY, kind, alpha, dX),
+                        **({"NumPy": with_numpy} if with_numpy else {})},
+            reference=lambda X, dY: reference.activation_backward(X, dY, kind, alpha),
+            # The derivative is a sum or difference of numbers of size 1.
+            exact=lambda X, dY: [(exact_activation(kind, X)[1] * dY, np.abs(dY))])
+
+    forward.__name__, backward.__name__ = f"{kind}_forward", f"{kind}_backward"
+    return [forward, backward]
+
+
+# ---- Dropout -----------------------------------------------------------------------------------
+
+DROPPED, SEED = 0.25, 20260102
+
+
+def random_words(size: int) -> np.ndarray:
+    """Return the 32 random bits of each entry: Philox4x32-10, numbered as in `reference`."""
+    low = 0xFFFFFFFF
+    counters = np.arange(16 * -(-size // 64), dtype=np.uint64)
+    c = [counters & low, counters >> 32, np.zeros_like(counters), np.zeros_like(counters)]
+    k0, k1 = SEED & low, SEED >> 32
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k0, b & low, (a >> 32) ^ c[3] ^ k1, a & low]
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    lanes: np.ndarray = np.stack(c).reshape(4, -1, 16).swapaxes(0, 1)
+    return lanes.ravel()[:size]
+
+
+def dropout(new: Arrays, n: int, n_out: int) -> Case:
+    """NumPy draws its random numbers, but then takes those that are fastnet's, made beforehand.
+
+    So it has all of its work, and a result that can be checked.
+    """
+    X, Y, drawn = new.normal(n, n_out), new.nan(n, n_out), new.nan(n, n_out)
+    words = random_words(n * n_out).reshape(n, n_out)
+    taken = ((words >> 8) / 2**24).astype(new.dtype)        # exact, and so is DROPPED
+    generator, keep = np.random.Generator(np.random.SFC64(SEED)), np.empty((n, n_out), bool)
+    p, factor = new.constant(DROPPED), new.constant(1 / (1 - DROPPED))
+    small = n * n_out <= REFERENCE_LIMIT // 32      # in the reference each entry takes so long
+
+    def with_numpy() -> Any:
+        generator.random(dtype=new.dtype, out=drawn)
+        np.greater_equal(taken, p, out=keep)
+        Y[...] = keep
+        np.multiply(Y, factor, out=Y)
+        return np.multiply(Y, X, out=Y)
+
+    return Case(
+        inputs=(X,), outputs=(Y,),
+        contenders={"fastnet": lambda: _ops.dropout(X, DROPPED, SEED, 0, Y), "NumPy": with_numpy},
+        reference=(lambda X: reference.dropout(X, DROPPED, SEED)) if small else None,
+        exact=lambda X: [(np.where(words < DROPPED * 2**32, 0, X / (1 - DROPPED)), 0)])
+
+
+# ---- Layer normalization -----------------------------------------------------------------------
+
+EPS = 1e-5
+
+
+def layer_norm_forward(new: Arrays, n: int, n_out: int) -> Case:
+    X, weight, bias = new.normal(n, n_out), new.normal(n_out), new.normal(n_out)
+    Y, stats, column = new.nan(n, n_out), np.full((n, 2), np.nan), new.nan(n, 1)
+    row, shares = column.reshape(n), np.full(n_out, 1 / n_out, new.dtype)
+    share, eps = new.constant(1 / n_out), new.constant(EPS)
+
+    def with_fastnet() -> np.ndarray:
+        _ops.layer_norm_forward(X, weight, bias, EPS, Y, stats)
+        return Y
+
+    def with_numpy() -> Any:
+        np.dot(X, shares, out=row)
+        np.subtract(X, column, out=Y)
+        np.vecdot(Y, Y, out=row)
+        np.multiply(row, share, out=row)
+        np.add(row, eps, out=row)
+        np.sqrt(row, out=row)
+        np.reciprocal(row, out=row)         # a product per entry is quicker than a quotient
+        np.multiply(Y, column, out=Y)
+        np.multiply(Y, weight, out=Y)
+        return np.add(Y, bias, out=Y)
+
+    def exact(X: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Exact:
+        H, factor = normalized(X)
+        # x and the mean are rounded before the factor, h at its own size.
+        return [(weight * H + bias, np.abs(weight) * (factor + np.abs(H)))]
+
+    return Case(
+        inputs=(X, weight, bias), outputs=(Y, stats),
+        contenders={"fastnet": with_fastnet, "NumPy": with_numpy},
+        reference=lambda X, weight, bias: reference.layer_norm_forward(X, weight, bias, EPS),
+        exact=exact)
+
+
+def normalized(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows with mean 0 and variance 1, and the factors, a column."""
+    D = X - X.mean(axis=1, keepdims=True)
+    factor = 1 / np.sqrt(np.mean(D**2, axis=1, keepdims=True) + EPS)
+    return D * factor, factor
+
+
+def layer_norm_backward(new: Arrays, n: int, n_out: int) -> Case:
+    X, weight, dY = new.normal(n, n_out), new.normal(n_out), new.normal(n, n_out)
+    dX, dweight, dbias = new.nan(n, n_out), new.nan(n_out), new.nan(n_out)
+    X64 = X.astype(np.float64)
+    # From the forward: fastnet has it in float64.
+    stats = np.concatenate([X64.mean(axis=1, keepdims=True), normalized(X64)[1]], axis=1)
+    mean, factor = (np.ascontiguousarray(stats[:, i:i + 1], new.dtype) for i in (0, 1))
+    H, products, column = new.nan(n, n_out), new.nan(n, n_out), new.nan(n, 1)
+    row, weights, share = column.reshape(n), new.nan(n_out), new.constant(1 / n_out)
+    ones = np.ones(n, new.dtype)
+
+    def with_fastnet() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        _ops.layer_norm_backward(X, weight, stats, dY, dX, dweight, dbias)
+        return dX, dweight, dbias
+
+    def with_numpy() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        np.subtract(X, mean, out=H)
+        np.multiply(H, factor, out=H)
+        np.multiply(dY, H, out=products)
+        np.dot(ones, products, out=dweight)
+        np.dot(ones, dY, out=dbias)
+        np.multiply(weight, share, out=weights)
+        np.multiply(dY, weight, out=dX)
+        np.dot(dY, weights, out=row)
+        np.subtract(dX, column, out=dX)
+        np.dot(products, weights, out=row)
+        np.multiply(H, column, out=H)
+        np.subtract(dX, H, out=dX)
+        np.multiply(dX, factor, out=dX)
+        return dX, dweight, dbias
+
+    def exact(X: np.ndarray, weight: np.ndarray, dY: np.ndarray) -> Exact:
+        H, factor = normalized(X)
+        G = weight * dY
+        inner = np.mean(G * H, axis=1, keepdims=True)
+        # What is subtracted has the size of G and of 1, and h that of `factor` besides its own.
+        return [(factor * (G - G.mean(axis=1, keepdims=True) - H * inner),
+                 factor * (np.abs(G) + 1 + (factor + np.abs(H)) * np.abs(inner))),
+                ((dY * H).sum(axis=0), n), (dY.sum(axis=0), n)]
+
+    return Case(
+        inputs=(X, weight, dY), outputs=(dX, dweight, dbias),
+        contenders={"fastnet": with_fastnet, "NumPy": with_numpy},
+        reference=lambda X, weight, dY: reference.layer_norm_backward(X, weight, dY, EPS),
+        exact=exact)
+
+
 # ---- Softmax, losses, accuracy -----------------------------------------------------------------
 # NumPy finds the maxima of short rows in a transposed copy, up to eight times as fast.
 
@@ -366,6 +707,49 @@ def softmax_backward(new: Arrays, n: int, n_classes: int) -> Case:
         contenders={"fastnet": lambda: _ops.softmax_backward(Y, dY, dX), "NumPy": with_numpy},
         reference=reference.softmax_backward,
         exact=lambda Y, dY: [(Y * (dY - (dY * Y).sum(axis=1, keepdims=True)), n_classes)])
+
+
+def log_softmax_forward(new: Arrays, n: int, n_classes: int) -> Case:
+    X, Y, exps = new.normal(n, n_classes), new.nan(n, n_classes), new.nan(n, n_classes)
+    columns, ones = new.nan(n_classes, n), np.ones(n_classes, new.dtype)
+    column = new.nan(n, 1)
+    row = column.reshape(n)
+
+    def with_numpy() -> Any:
+        columns[...] = X.T
+        np.maximum.reduce(columns, axis=0, out=row)
+        np.subtract(X, column, out=Y)
+        np.exp(Y, out=exps)
+        np.dot(exps, ones, out=row)
+        np.log(row, out=row)
+        return np.subtract(Y, column, out=Y)
+
+    def exact(X: np.ndarray) -> Exact:
+        D = X - X.max(axis=1, keepdims=True)
+        return [(D - np.log(np.exp(D).sum(axis=1, keepdims=True)), n_classes)]
+
+    return Case(
+        inputs=(X,), outputs=(Y,),
+        contenders={"fastnet": lambda: _ops.log_softmax_forward(X, Y), "NumPy": with_numpy},
+        reference=reference.log_softmax_forward, exact=exact)
+
+
+def log_softmax_backward(new: Arrays, n: int, n_classes: int) -> Case:
+    Y, dY = np.log(new.probabilities(n, n_classes)), new.normal(n, n_classes)
+    dX, products = new.nan(n, n_classes), new.nan(n, n_classes)
+    ones = np.ones((n_classes, n_classes), new.dtype)
+
+    def with_numpy() -> Any:
+        np.dot(dY, ones, out=dX)            # the row sums, already spread over the classes
+        np.exp(Y, out=products)
+        np.multiply(products, dX, out=products)
+        return np.subtract(dY, products, out=dX)
+
+    return Case(
+        inputs=(Y, dY), outputs=(dX,),
+        contenders={"fastnet": lambda: _ops.log_softmax_backward(Y, dY, dX), "NumPy": with_numpy},
+        reference=reference.log_softmax_backward,
+        exact=lambda Y, dY: [(dY - np.exp(Y) * dY.sum(axis=1, keepdims=True), n_classes)])
 
 
 def softmax_cross_entropy(new: Arrays, n: int, n_classes: int) -> Case:
@@ -457,6 +841,165 @@ def mean_squared_error(new: Arrays, n: int, n_out: int) -> Case:
                             (2 * (Y - T) / size, 1 / size)])
 
 
+def target_rows(new: Arrays, n: int, n_classes: int) -> Case:
+    """With labels, and all that weighs them."""
+    w, c, T = new.eighths(n), new.eighths(n_classes), new.nan(n, n_classes)
+    labels = new.rng.integers(0, n_classes, n)
+    smoothing = 0.1
+    spread, share = new.nan(n_classes), new.constant(smoothing / n_classes)
+    column, flat = w.reshape(n, 1), T.reshape(n * n_classes)
+    row_starts, positions = np.arange(n) * n_classes, np.empty(n, np.int64)
+    rest, at_label, there = new.constant(1 - smoothing), new.nan(n), new.nan(n)
+
+    def with_fastnet() -> tuple[np.ndarray, float]:
+        return _ops.target_rows(labels, n_classes, new.dtype, w, c, smoothing, None, T)
+
+    def with_numpy() -> tuple[np.ndarray, float]:
+        np.multiply(c, share, out=spread)
+        np.multiply(column, spread, out=T)
+        np.add(row_starts, labels, out=positions)
+        c.take(labels, out=at_label, mode="clip")           # "raise" would buffer the output
+        total = float(np.dot(at_label, w))
+        np.multiply(at_label, w, out=at_label)
+        np.multiply(at_label, rest, out=at_label)
+        flat.take(positions, out=there, mode="clip")
+        np.add(there, at_label, out=there)
+        flat[positions] = there
+        return T, total
+
+    def exact(w: np.ndarray, c: np.ndarray, labels: np.ndarray) -> Exact:
+        rows = (1 - smoothing) * np.eye(n_classes)[labels] + smoothing / n_classes
+        return [(w[:, None] * c * rows, 0), (np.sum(w * c[labels]), 0)]     # no differences
+
+    return Case(
+        inputs=(w, c, labels), outputs=(T,),
+        contenders={"fastnet": with_fastnet, "NumPy": with_numpy},
+        reference=lambda w, c, labels: reference.target_rows(labels, n_classes, w, c, smoothing),
+        exact=exact)
+
+
+def negative_log_likelihood(new: Arrays, n: int, n_classes: int) -> Case:
+    L, T = np.log(new.probabilities(n, n_classes)), new.probabilities(n, n_classes)
+    dL, size = new.nan(n, n_classes), n * n_classes
+    flat_L, flat_T, minus_share = L.reshape(size), T.reshape(size), new.constant(-1 / n)
+
+    def with_numpy() -> tuple[float, Any]:
+        loss = float(np.dot(flat_L, flat_T)) / -n
+        return loss, np.multiply(T, minus_share, out=dL)
+
+    return Case(
+        inputs=(L, T), outputs=(dL,),
+        contenders={"fastnet": lambda: _ops.negative_log_likelihood(L, T, dL, total=n),
+                    "NumPy": with_numpy},
+        reference=lambda L, T: reference.negative_log_likelihood(L, T, n),
+        # Each row is a mean of logarithms; n_classes terms of one sign are added up for it.
+        exact=lambda L, T: [(-np.sum(T * L) / n, math.sqrt(size)), (-T / n, 0)])
+
+
+def entry_loss(kind: str, new: Arrays, Y: np.ndarray, T: np.ndarray, dY: np.ndarray,
+               with_numpy: Run, exact: Callable[..., tuple[Any, Any, Any]]) -> Case:
+    """The case of `entry_losses`. `exact` gives losses, derivatives and their scale by entry."""
+    size = Y.size
+
+    def exact_mean(Y: np.ndarray, T: np.ndarray) -> Exact:
+        losses, D, scale = exact(Y, T)
+        return [(np.mean(losses), math.sqrt(size)), (D / size, scale / size)]
+
+    return Case(
+        inputs=(Y, T), outputs=(dY,),
+        contenders={"fastnet": lambda: _ops.entry_losses(Y, T, kind, dY=dY), "NumPy": with_numpy},
+        reference=lambda Y, T: reference.entry_losses(Y, T, kind), exact=exact_mean)
+
+
+def binary_cross_entropy(new: Arrays, n: int, n_out: int) -> Case:
+    X, T = new.normal(n, n_out), new.rng.integers(0, 2, (n, n_out)).astype(new.dtype)
+    dX, scratch, size = new.nan(n, n_out), new.nan(n, n_out), n * n_out
+    flat_X, flat_T, flat = X.reshape(size), T.reshape(size), scratch.reshape(size)
+    zero, one, share, ones = *map(new.constant, (0, 1, 1 / size)), np.ones(size, new.dtype)
+
+    def with_numpy() -> tuple[float, np.ndarray]:
+        """With softplus(x) = max(x, 0) - log(max(p, 1 - p)), which takes no second exp."""
+        np.negative(X, out=dX)
+        np.exp(dX, out=dX)
+        np.add(dX, one, out=dX)
+        np.divide(one, dX, out=dX)
+        np.subtract(one, dX, out=scratch)
+        np.maximum(scratch, dX, out=scratch)
+        np.log(scratch, out=scratch)
+        loss = float(np.dot(flat, ones))
+        np.maximum(X, zero, out=scratch)
+        loss = (float(np.dot(flat, ones)) - float(np.dot(flat_X, flat_T)) - loss) / size
+        np.subtract(dX, T, out=dX)
+        np.multiply(dX, share, out=dX)
+        return loss, dX
+
+    return entry_loss(
+        "binary_cross_entropy", new, X, T, dX, with_numpy,
+        lambda X, T: (np.logaddexp(0, X) - T * X, 1 / (1 + np.exp(-X)) - T, 1))
+
+
+def huber(new: Arrays, n: int, n_out: int) -> Case:
+    Y, T, dY, D = (*(new.normal(n, n_out) for _ in range(2)), *(new.nan(n, n_out) for _ in "ab"))
+    size = n * n_out
+    flat, flat_D = dY.reshape(size), D.reshape(size)
+    one, minus_one, share = map(new.constant, (1, -1, 1 / size))
+
+    def with_numpy() -> tuple[float, np.ndarray]:
+        """With the loss c d - c^2 / 2, where c is d between -1 and 1."""
+        np.subtract(Y, T, out=D)
+        np.minimum(D, one, out=dY)
+        np.maximum(dY, minus_one, out=dY)
+        loss = (float(np.dot(flat, flat_D)) - float(np.dot(flat, flat)) / 2) / size
+        np.multiply(dY, share, out=dY)
+        return loss, dY
+
+    def exact(Y: np.ndarray, T: np.ndarray) -> tuple[Any, Any, Any]:
+        D = np.abs(Y - T)
+        return np.where(D <= 1, D**2 / 2, D - 0.5), np.clip(Y - T, -1, 1), 1
+
+    return entry_loss("huber", new, Y, T, dY, with_numpy, exact)
+
+
+def poisson(new: Arrays, n: int, n_out: int) -> Case:
+    X, T, dX = new.normal(n, n_out), new.rng.poisson(1, (n, n_out)), new.nan(n, n_out)
+    T, size = T.astype(new.dtype), n * n_out
+    flat_X, flat_T, flat = X.reshape(size), T.reshape(size), dX.reshape(size)
+    share, ones = new.constant(1 / size), np.ones(size, new.dtype)
+
+    def with_numpy() -> tuple[float, np.ndarray]:
+        np.exp(X, out=dX)
+        loss = (float(np.dot(flat, ones)) - float(np.dot(flat_X, flat_T))) / size
+        np.subtract(dX, T, out=dX)
+        np.multiply(dX, share, out=dX)
+        return loss, dX
+
+    return entry_loss(
+        "poisson", new, X, T, dX, with_numpy,
+        lambda X, T: (np.exp(X) - T * X, np.exp(X) - T, np.exp(X)))
+
+
+def scale_rows(new: Arrays, n: int, n_out: int) -> Case:
+    X, factors, Y = new.normal(n, n_out), new.normal(n), new.nan(n, n_out)
+    column = factors.reshape(n, 1)
+    return Case(
+        inputs=(X, factors), outputs=(Y,),
+        contenders={"fastnet": lambda: _ops.scale_rows(X, factors, Y),
+                    "NumPy": lambda: np.multiply(X, column, out=Y)},
+        reference=reference.scale_rows,
+        exact=lambda X, factors: [(X * factors[:, None], 0)])
+
+
+def sum_of_weights(new: Arrays, n: int, n_out: int) -> Case:
+    size = n * n_out
+    weights, ones = new.eighths(size), np.ones(size, new.dtype)
+    return Case(
+        inputs=(weights,), outputs=(),
+        contenders={"fastnet": lambda: _ops.sum_of_weights(weights),
+                    "NumPy": lambda: float(np.dot(weights, ones))},
+        reference=reference.sum_of_weights,
+        exact=lambda weights: [(weights.sum(), 0)])
+
+
 def count_correct(new: Arrays, n: int, n_classes: int) -> Case:
     scores, labels = new.normal(n, n_classes), new.rng.integers(0, n_classes, n)
     labels[::2] = scores[::2].argmax(axis=1)    # else a wrong count might well be as high by chance
@@ -535,6 +1078,95 @@ def sgd_update_nesterov(new: Arrays, *shape: int) -> Case:
     return sgd_update_momentum(new, *shape, nesterov=True)
 
 
+def adam_update(new: Arrays, *shape: int) -> Case:
+    size, steps = math.prod(shape), 10
+    dW, W, M, step = new.normal(size), new.normal(size), new.normal(size), new.nan(size)
+    S = np.square(new.normal(size))
+    beta1, beta2, eps = 0.9, 0.999, 1e-8
+    rate, root = 1e-3 / (1 - beta1**steps), 1 / math.sqrt(1 - beta2**steps)
+    b1, rest1, b2, rest2 = map(new.constant, (beta1, 1 - beta1, beta2, 1 - beta2))
+    eps_over, rate_over = new.constant(eps / root), new.constant(rate / root)
+
+    def with_fastnet() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        _ops.adam_update([dW], [W], [M], [S], rate=rate, beta1=beta1, beta2=beta2, eps=eps,
+                         root=root)
+        return W, M, S
+
+    def with_numpy() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        np.multiply(M, b1, out=M)
+        np.multiply(dW, rest1, out=step)
+        np.add(M, step, out=M)
+        np.multiply(S, b2, out=S)
+        np.multiply(dW, dW, out=step)
+        np.multiply(step, rest2, out=step)
+        np.add(S, step, out=S)
+        np.sqrt(S, out=step)
+        np.add(step, eps_over, out=step)
+        np.divide(M, step, out=step)
+        np.multiply(step, rate_over, out=step)
+        np.subtract(W, step, out=W)
+        return W, M, S
+
+    def exact(dW: np.ndarray, W: np.ndarray, M: np.ndarray, S: np.ndarray) -> Exact:
+        S = beta2 * S + (1 - beta2) * dW**2
+        factor = rate / (root * np.sqrt(S) + eps)
+        terms = beta1 * np.abs(M) + (1 - beta1) * np.abs(dW)    # they may cancel
+        M = beta1 * M + (1 - beta1) * dW
+        return [(W - factor * M, factor * terms), (M, terms), (S, 0)]
+
+    return Case(
+        inputs=(dW, W, M, S), outputs=(W, M, S),
+        contenders={"fastnet": with_fastnet, "NumPy": with_numpy},
+        reference=lambda dW, W, M, S: reference.adam_update(
+            dW, W, M, S, rate, beta1, beta2, eps, root),
+        exact=exact)
+
+
+def rmsprop_update(new: Arrays, *shape: int) -> Case:
+    """Neither centered nor with momentum."""
+    size, alpha, eps = math.prod(shape), 0.99, 1e-8
+    dW, W, S, step = new.normal(size), new.normal(size), new.normal(size), new.nan(size)
+    np.square(S, out=S)
+    a, rest, small, rate = map(new.constant, (alpha, 1 - alpha, eps, LR))
+
+    def with_fastnet() -> tuple[np.ndarray, np.ndarray]:
+        _ops.rmsprop_update([dW], [W], [S], rate=LR, alpha=alpha, eps=eps)
+        return W, S
+
+    def with_numpy() -> tuple[np.ndarray, np.ndarray]:
+        np.multiply(S, a, out=S)
+        np.multiply(dW, dW, out=step)
+        np.multiply(step, rest, out=step)
+        np.add(S, step, out=S)
+        np.sqrt(S, out=step)
+        np.add(step, small, out=step)
+        np.divide(dW, step, out=step)
+        np.multiply(step, rate, out=step)
+        np.subtract(W, step, out=W)
+        return W, S
+
+    def exact(dW: np.ndarray, W: np.ndarray, S: np.ndarray) -> Exact:
+        S = alpha * S + (1 - alpha) * dW**2
+        step = LR * dW / (np.sqrt(S) + eps)
+        return [(W - step, np.abs(step)), (S, 0)]
+
+    return Case(
+        inputs=(dW, W, S), outputs=(W, S),
+        contenders={"fastnet": with_fastnet, "NumPy": with_numpy},
+        reference=lambda dW, W, S: reference.rmsprop_update(dW, W, S, LR, alpha, eps)[:2],
+        exact=exact)
+
+
+def sum_of_squares(new: Arrays, *shape: int) -> Case:
+    X = np.rint(new.normal(math.prod(shape)))       # sums of ten million are exact
+    return Case(
+        inputs=(X,), outputs=(),
+        contenders={"fastnet": lambda: _ops.sum_of_squares(X),
+                    "NumPy": lambda: float(np.dot(X, X))},
+        reference=reference.sum_of_squares,
+        exact=lambda X: [(np.sum(X**2), 0)])
+
+
 # ---- Which cases there are, and their figures --------------------------------------------------
 
 PRODUCTS = [dense_forward, dense_backward_dX, dense_backward_dW]
@@ -543,6 +1175,13 @@ HIDDEN = [dense_backward_db, exp_forward, log_forward, relu_forward, relu_backwa
 LAST = [dense_backward_db, softmax_forward, softmax_backward, softmax_cross_entropy, cross_entropy,
         mean_squared_error, count_correct]
 UPDATES = [sgd_update, sgd_update_momentum, sgd_update_nesterov]
+
+# Only where there is more than one sample, or a run would take twice as long.
+MORE_HIDDEN = [*(make for kind in _ops.ACTIVATIONS for make in activation(kind)),
+               layer_norm_forward, layer_norm_backward, dropout]
+MORE_LAST = [log_softmax_forward, log_softmax_backward, target_rows, negative_log_likelihood,
+             binary_cross_entropy, huber, poisson, scale_rows, sum_of_weights]
+MORE_UPDATES = [adam_update, rmsprop_update, sum_of_squares]
 
 
 class Plan(NamedTuple):
@@ -562,6 +1201,9 @@ def plans(layers: Iterable[Layer], text: str = "") -> list[Plan]:
         found += [Plan(make, (n, n_in, n_out)) for make in PRODUCTS]
         found += [Plan(make, (n, n_out)) for make in (LAST if last else HIDDEN)]
         found += [Plan(make, (n_in, n_out)) for make in UPDATES]
+        if n > 1:
+            found += [Plan(make, (n, n_out)) for make in (MORE_LAST if last else MORE_HIDDEN)]
+            found += [Plan(make, (n_in, n_out)) for make in MORE_UPDATES]
     return [plan for plan in dict.fromkeys(found) if text in str(plan)]
 
 

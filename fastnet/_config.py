@@ -1,5 +1,7 @@
 """What this build of fastnet is and what it runs on."""
 
+import sys
+
 import numpy as np
 
 from fastnet import _ops
@@ -23,14 +25,13 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
     ValueError
         Another mode.
     """
-    import platform  # all three are slow to import
-    from importlib.metadata import version
+    import platform  # both are slow to import
     from importlib.util import find_spec
 
     if mode not in ("stdout", "dict"):
         raise ValueError(f"mode must be 'stdout' or 'dict', got {mode!r}")
     config = {
-        "fastnet": version("fastnet"),
+        "fastnet": sys.modules["fastnet"].__version__,      # it is imported, whoever asks
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "compiler": _ops.compiler(),
