@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
         "fastnet's compiled modules are not here. Where its source stands, Python finds the source "
         "first: start it in another folder, or install with `pip install -e .`"
     ) from error
-from fastnet import activations, initializers
+from fastnet import activations, initializers, schedules
 from fastnet._config import show_config
 from fastnet.checking import check_gradients
 from fastnet.digits import load_digits
@@ -62,5 +62,5 @@ __all__ = [
     "LogSoftmax", "Maximum", "MeanSquaredError", "NegativeLogLikelihood", "Poisson", "Predictor",
     "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential", "SiLU", "Sigmoid", "Softmax",
     "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "check_gradients", "initializers",
-    "load_digits", "show_config",
+    "load_digits", "schedules", "show_config",
 ]

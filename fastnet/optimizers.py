@@ -8,13 +8,14 @@ All of them take, besides their own options,
 * `clip_norm`: if the norm of all gradients together is larger, they are multiplied by
   `clip_norm / (norm + 1e-6)`, before anything else (Pascanu et al., 2013; so PyTorch).
 
-`lr` is a number. Options can be assigned later, and count from the next step.
+`lr` is a number, or a callable that gives the learning rate of a step by the number of those
+taken before (see `fastnet.schedules`). Options can be assigned later, and count from the next step.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from fastnet._layer import Layer
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
-States = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
+Rate: TypeAlias = float | Callable[[int], float]
+States: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 
 def _has_parameters(candidate: Any) -> bool:
@@ -90,19 +92,19 @@ class Optimizer:
     """Base of the optimizers: their options, and the states of parameters by layer."""
 
     rule = ""
-    constant = True         # rates are the same for every step
     _lr: float
+    _schedule: Callable[[int], float] | None = None
     _weight_decay: float = 0.0
     _clip_norm: float | None = None
     _clip_value: float | None = None
     _is_plain = True        # neither decay nor clipping
-    lr: Any = _Option("Learning rate.")
     weight_decay: Any = _Option("Factor of the L2 penalty's gradient.")
     clip_norm: Any = _Option("Largest norm of all gradients, or None.", above=True, optional=True)
     clip_value: Any = _Option("Largest entry of a gradient, or None.", above=True, optional=True)
 
     def __init__(
-        self, lr: float, weight_decay: float = 0.0, decay_vectors: bool = True,
+        self, lr: Rate, weight_decay: float = 0.0,
+        decay_vectors: bool = True,
         clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:
         self._states: dict[Any, list[States]] = {}              # by layer, in parameters' order
@@ -114,6 +116,46 @@ class Optimizer:
         self.decay_vectors = bool(decay_vectors)
         self.clip_norm = clip_norm
         self.clip_value = clip_value
+
+    @property
+    def lr(self) -> Any:
+        """Learning rate of the next step; a number or a schedule can be assigned."""
+        return self._lr if self._schedule is None else self._scheduled(self.steps)
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        if callable(value):
+            before, self._schedule = self._schedule, value
+            try:
+                self._lr = self._scheduled(self.steps)
+            except (TypeError, ValueError):
+                self._schedule = before
+                raise
+        else:
+            number = finite(value, "lr")
+            if number < 0:
+                raise ValueError(f"lr must be in the interval [0, inf), got {number}")
+            self._lr, self._schedule = number, None
+        self._changed("lr")
+
+    def _scheduled(self, step: int) -> float:
+        """Return what the schedule gives for a step, checked."""
+        assert self._schedule is not None
+        number = finite(self._schedule(step), f"lr of step {step}")
+        if number < 0:
+            raise ValueError(f"lr of step {step} must be in the interval [0, inf), got {number}")
+        return number
+
+    def _next(self, steps: int) -> list[float]:
+        """Return the learning rates of the next steps; the last one stands for more."""
+        if self._schedule is None:
+            return [self._lr]
+        return [self._scheduled(self.steps + i) for i in range(steps)]
+
+    @property
+    def constant(self) -> bool:
+        """Whether rates are the same for every step."""
+        return self._schedule is None
 
     def _check(self, name: str, value: float | None) -> None:
         """Refuse what does not go together with other options."""
@@ -134,8 +176,10 @@ class Optimizer:
 
         The last of them stands for more.
         """
-        rates = np.empty((1, 3))
-        rates[0] = self._lr, 1.0, 1.0
+        lrs = self._next(steps)
+        rates = np.empty((len(lrs), 3))
+        for i, lr in enumerate(lrs):
+            rates[i] = lr, 1.0, 1.0
         return rates
 
     def numbers(self) -> dict[str, float]:
@@ -265,7 +309,8 @@ class Optimizer:
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self._options().items())
-        return f"{type(self).__name__}(lr={self._lr}{options})"
+        lr = self._lr if self._schedule is None else self._schedule
+        return f"{type(self).__name__}(lr={lr!r}{options})"
 
 
 class SGD(Optimizer):
@@ -278,8 +323,8 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    lr : float
-        Learning rate, in [0, inf).
+    lr : float or callable
+        Learning rate, in [0, inf), or a schedule.
     momentum : float
         In [0, 1).
     nesterov : bool
@@ -302,7 +347,7 @@ class SGD(Optimizer):
         high=1.0)
 
     def __init__(
-        self, lr: float, momentum: float = 0.0, nesterov: bool = False, *,
+        self, lr: Rate, momentum: float = 0.0, nesterov: bool = False, *,
         weight_decay: float = 0.0, decay_vectors: bool = True,
         clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:
@@ -346,12 +391,13 @@ class SGD(Optimizer):
 
     def _apply(self, plan: _Plan) -> None:
         velocities = plan.states[0] if self._momentum else [None] * len(plan.values)
+        lr = self._lr if self._schedule is None else self._scheduled(self.steps)
         if self._is_plain:
             _ops.sgd_update(plan.gradients, plan.values, velocities,
-                            self._lr, self._momentum, self._nesterov)
+                            lr, self._momentum, self._nesterov)
         else:
             _ops.sgd_update(plan.gradients, plan.values, velocities,
-                            self._lr, self._momentum, self._nesterov, **self._common(plan))
+                            lr, self._momentum, self._nesterov, **self._common(plan))
 
     def _options(self) -> dict[str, Any]:
         nesterov = {"nesterov": True} if self._nesterov else {}
@@ -367,8 +413,8 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    lr : float
-        In [0, inf).
+    lr : float or callable
+        In [0, inf), or a schedule.
     betas : (float, float)
         Each in [0, 1).
     eps : float
@@ -383,7 +429,6 @@ class Adam(Optimizer):
     """
 
     rule = "adam"
-    constant = False
     _beta1: float
     _beta2: float
     _eps: float
@@ -392,7 +437,7 @@ class Adam(Optimizer):
     eps: Any = _Option("Added to the root, so that nothing is divided by 0.", above=True)
 
     def __init__(
-        self, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
+        self, lr: Rate = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
         weight_decay: float = 0.0, decay_vectors: bool = True,
         clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:
@@ -416,15 +461,20 @@ class Adam(Optimizer):
 
     def rates(self, steps: int) -> np.ndarray:
         """See `Optimizer.rates`."""
+        lrs = self._next(steps)
         rates = np.empty((steps, 3))
         for i in range(steps):
-            t = self.steps + 1 + i
-            rates[i] = (self._lr / (1 - self._beta1**t), 1 / math.sqrt(1 - self._beta2**t),
-                        self._shrink)
+            t, lr = self.steps + 1 + i, lrs[min(i, len(lrs) - 1)]
+            rates[i] = (lr / (1 - self._beta1**t), 1 / math.sqrt(1 - self._beta2**t),
+                        self._shrink(lr))
         return rates
 
     @property
-    def _shrink(self) -> float:
+    def constant(self) -> bool:
+        """Whether rates are the same for every step: the correction for a short past is not."""
+        return False
+
+    def _shrink(self, lr: float) -> float:
         return 1.0
 
     def numbers(self) -> dict[str, float]:
@@ -464,7 +514,7 @@ class AdamW(Adam):
     """
 
     def __init__(
-        self, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
+        self, lr: Rate = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *,
         weight_decay: float = 0.01, decay_vectors: bool = True,
         clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:
@@ -476,10 +526,8 @@ class AdamW(Adam):
         """0: this decay is not added to gradients."""
         return 0.0
 
-    @property
-    def _shrink(self) -> float:
-        shrink: float = 1 - self._lr * self._weight_decay
-        return shrink
+    def _shrink(self, lr: float) -> float:
+        return 1 - lr * self._weight_decay
 
 
 class RMSprop(Optimizer):
@@ -492,8 +540,8 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    lr : float
-        In [0, inf).
+    lr : float or callable
+        In [0, inf), or a schedule.
     alpha : float
         In [0, 1).
     eps : float
@@ -519,7 +567,7 @@ class RMSprop(Optimizer):
     momentum: Any = _Option("Share of the velocity that is kept.", high=1.0)
 
     def __init__(
-        self, lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+        self, lr: Rate = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
         centered: bool = False, *,
         weight_decay: float = 0.0, decay_vectors: bool = True,
         clip_norm: float | None = None, clip_value: float | None = None,
@@ -545,7 +593,7 @@ class RMSprop(Optimizer):
         first, squares, third = plan.states
         _ops.rmsprop_update(
             plan.gradients, plan.values, squares, first if self._momentum else None,
-            third if self._centered else None, rate=self._lr, alpha=self._alpha, eps=self._eps,
+            third if self._centered else None, rate=self.lr, alpha=self._alpha, eps=self._eps,
             momentum=self._momentum, **self._common(plan))
 
     def _options(self) -> dict[str, Any]:

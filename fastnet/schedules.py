@@ -1,0 +1,118 @@
+"""Learning rates that change from step to step: `SGD(lr=Cosine(0.1, steps=1000))`.
+
+A schedule is any callable that takes the number of steps taken so far, from 0, and returns the
+learning rate of the next one. Optimizers ask it once per step; `fit` asks for a whole epoch before
+it begins, so that no Python runs between steps.
+"""
+
+import math
+
+from fastnet._convert import finite, positive
+
+__all__ = ["Cosine", "InverseScaling", "StepDecay"]
+
+
+def _rate(value: float, name: str) -> float:
+    number = finite(value, name)
+    if number < 0:
+        raise ValueError(f"{name} must be in the interval [0, inf), got {number}")
+    return number
+
+
+class StepDecay:
+    """`lr * factor ** (step // every)`: constant, but for a jump every so many steps.
+
+    Parameters
+    ----------
+    lr : float
+        In [0, inf).
+    every : int
+        At least 1.
+    factor : float
+        In [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number outside its interval.
+    """
+
+    def __init__(self, lr: float, every: int, factor: float = 0.1) -> None:
+        self.lr, self.every = _rate(lr, "lr"), positive(every, "every")
+        self.factor = _rate(factor, "factor")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return float(self.lr * self.factor ** (step // self.every))
+
+    def __repr__(self) -> str:
+        return f"StepDecay({self.lr}, every={self.every}, factor={self.factor})"
+
+
+class Cosine:
+    """Half a cosine from `lr` down to `final`, after a linear warm-up.
+
+    For `step < warmup` it is `lr * (step + 1) / warmup`; then, with `p` from 0 to 1 on the way to
+    `steps`, `final + (lr - final) * (1 + cos(pi * p)) / 2`; from `steps` on `final` (Loshchilov and
+    Hutter, 2017).
+
+    Parameters
+    ----------
+    lr : float
+        In [0, inf).
+    steps : int
+        Until the end is reached, the warm-up included; at least 1.
+    warmup : int
+        From 0 to less than `steps`.
+    final : float
+        In [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number outside its interval.
+    """
+
+    def __init__(self, lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> None:
+        self.lr, self.steps = _rate(lr, "lr"), positive(steps, "steps")
+        self.warmup = positive(warmup, "warmup") if warmup else 0
+        self.final = _rate(final, "final")
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup must be less than steps, {self.steps}, got {warmup}")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        way = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.final + (self.lr - self.final) * (1 + math.cos(math.pi * way)) / 2
+
+    def __repr__(self) -> str:
+        return f"Cosine({self.lr}, steps={self.steps}, warmup={self.warmup}, final={self.final})"
+
+
+class InverseScaling:
+    """`lr / (step + 1) ** power`, scikit-learn's "invscaling" with a count of steps.
+
+    Parameters
+    ----------
+    lr : float
+        In [0, inf).
+    power : float
+        In [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number outside its interval.
+    """
+
+    def __init__(self, lr: float, power: float = 0.5) -> None:
+        self.lr, self.power = _rate(lr, "lr"), _rate(power, "power")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return float(self.lr / (step + 1) ** self.power)
+
+    def __repr__(self) -> str:
+        return f"InverseScaling({self.lr}, power={self.power})"
