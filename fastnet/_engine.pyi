@@ -22,6 +22,7 @@ class Objective:
 class Steps:
     states: tuple[ndarray | None, ndarray | None, ndarray | None]
     rates: ndarray
+    taken: int
     def __init__(
         self,
         rule: str,

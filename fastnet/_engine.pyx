@@ -176,6 +176,7 @@ cdef class Steps:
     cdef public cnp.ndarray rates
     cdef double clip_norm
     cdef bint spares_vectors
+    cdef public Py_ssize_t taken    # steps, since somebody looked
 
     def __init__(self, str rule, tuple states, cnp.ndarray rates, double decay, double clip,
                  double clip_norm, bint decays_vectors, double momentum=0.0, double gain=1.0,
@@ -797,6 +798,7 @@ cdef class Engine:
                 u.rule = u.rule if u.rule != PLAIN_SGD else SGD
                 u.scale = steps.clip_norm / (norm + 1e-6)
         finite &= self.update(b.n, keep or wait, &u, steps)
+        steps.taken += 1
         return FINE if finite else BAD_PARAMETER
 
     cdef Py_ssize_t right_answers(

@@ -1698,10 +1698,16 @@ cdef int update_all(
         a = None if first is None or first[i] is None else output_like(first[i], "velocity", dw)
         apart(w, "parameter", dw, "gradient", a, "velocity")
         apart(a, "velocity", dw, "gradient")
+        if a is None and u.rule == ADAM:
+            raise TypeError("mean must be a numpy.ndarray, got None")
         if second is not None:
+            if second[i] is None:
+                raise TypeError("square must be a numpy.ndarray, got None")
             b = output_like(second[i], "state", dw)
             apart(b, "state", dw, "gradient", w, "parameter", a, "velocity")
         if third is not None:
+            if third[i] is None:
+                raise TypeError("average must be a numpy.ndarray, got None")
             c = output_like(third[i], "state", dw)
             apart(c, "state", dw, "gradient", w, "parameter", a, "velocity")
             apart(c, "state", b, "state")

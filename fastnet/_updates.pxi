@@ -59,11 +59,17 @@ cdef inline bint all_zero(vec v) noexcept nogil:
     return zero
 
 
+cdef inline Update with_eps(Update u) noexcept nogil:
+    """The same numbers, with an eps that does not count as 0."""
+    u.eps = max(u.eps, 2.0 ** -126 if sizeof(real) == sizeof(float) else 2.0 ** -1022)
+    return u
+
+
 cdef inline bint update_by(
         const real *dW, real *W, real *A, real *B, real *C, Py_ssize_t size, const Update *u,
         int rule) noexcept nogil:
     """`update` for a constant rule."""
-    cdef Update numbers = u[0]      # a copy, which no store can change
+    cdef Update numbers = with_eps(u[0])    # a copy, which no store can change
     cdef vec zeros = broadcast(0)
     cdef Py_ssize_t i = 0
     while i + LANES <= size:
@@ -106,7 +112,7 @@ cdef inline bint single_update_by(
         const real *x, const real *dz, real *W, real *A, real *B, real *C,
         Py_ssize_t n_in, Py_ssize_t n_out, const Update *u, int rule) noexcept nogil:
     """`single_update` for a constant rule."""
-    cdef Update numbers = u[0]
+    cdef Update numbers = with_eps(u[0])
     cdef vec zeros = broadcast(0), xi
     cdef Py_ssize_t i, j, at
     for i in range(n_in):

@@ -252,8 +252,6 @@ def _flat(layers: Iterable[Any]) -> Iterable[Any]:
             yield from _flat(layer.layers)
 
 
-NOT_APPLIED = ("label", "probability", "loss", "gradient")     # outcomes of a last step
-
 BUILT_IN = (
     Dense, LayerNorm, Dropout, Residual, Scale, Flatten, Identity, ReLU, LeakyReLU, ELU, Sigmoid,
     Tanh, GELU, SiLU, Softmax, LogSoftmax)
@@ -622,11 +620,11 @@ class Sequential(Layer):
         if sample_weight is not None:
             sample_weight = self._weights(sample_weight, None, target, loss)
         assert self._objective is not None
+        steps = self._steps_of(optimizer, 1)
         outcome, _, value, *_ = self._engine.train(
             x, target, sample_weight, self._objective, len(x), None, False, self._keeps_gradients,
-            self._steps_of(optimizer, 1))
-        if outcome not in NOT_APPLIED:
-            optimizer.steps += 1
+            steps)
+        optimizer.steps += steps.taken
         if outcome != "fine":
             raise self._failure(outcome, value, "")
         return value
@@ -756,10 +754,13 @@ class Sequential(Layer):
         optimizer, loss = self._compiled()
         if self._engine is not None and self._native:
             assert self._objective is not None
-            outcome, step, value, mean, correct = self._engine.train(
-                x, y, weights, self._objective, batch_size, order, self._measures_accuracy,
-                self._keeps_gradients, self._steps_of(optimizer, -(-len(x) // batch_size)))
-            optimizer.steps += step - (outcome in NOT_APPLIED)
+            steps = self._steps_of(optimizer, -(-len(x) // batch_size))
+            try:
+                outcome, step, value, mean, correct = self._engine.train(
+                    x, y, weights, self._objective, batch_size, order, self._measures_accuracy,
+                    self._keeps_gradients, steps)
+            finally:
+                optimizer.steps += steps.taken
             if outcome != "fine":
                 raise self._failure(outcome, value, f"{place}, step {step}")
             return mean, correct
@@ -846,6 +847,7 @@ class Sequential(Layer):
         """
         known = self._steps
         if known is not None and known[0] is optimizer and known[1] == optimizer.version:
+            known[2].taken = 0
             if not optimizer.constant:
                 known[2].rates = optimizer.rates(steps)
             return known[2]

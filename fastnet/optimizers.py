@@ -97,6 +97,7 @@ class Optimizer:
     _weight_decay: float = 0.0
     _clip_norm: float | None = None
     _clip_value: float | None = None
+    _momentum: float = 0.0
     _is_plain = True        # neither decay nor clipping
     weight_decay: Any = _Option("Factor of the L2 penalty's gradient.")
     clip_norm: Any = _Option("Largest norm of all gradients, or None.", above=True, optional=True)
@@ -113,7 +114,7 @@ class Optimizer:
         self.version = 0            # grows with every change of an option
         self.lr = lr
         self.weight_decay = weight_decay
-        self.decay_vectors = bool(decay_vectors)
+        self.decay_vectors = decay_vectors
         self.clip_norm = clip_norm
         self.clip_value = clip_value
 
@@ -164,7 +165,22 @@ class Optimizer:
         self.version += 1
         if name != "lr":
             self._plan = None
+        if name == "momentum" and not self._momentum:       # forgets
+            for states in self._states.values():
+                for velocity, _, _ in states:
+                    if velocity is not None:
+                        velocity[...] = 0
         self._is_plain = not (self._weight_decay or self._clip_norm or self._clip_value)
+
+    @property
+    def decay_vectors(self) -> bool:
+        """Whether biases and the parameters of `LayerNorm` decay as well."""
+        return self._decay_vectors
+
+    @decay_vectors.setter
+    def decay_vectors(self, value: bool) -> None:
+        self._decay_vectors = bool(value)
+        self._changed("decay_vectors")
 
     @property
     def _uses(self) -> tuple[bool, bool, bool]:
@@ -297,7 +313,7 @@ class Optimizer:
     def _options(self) -> dict[str, Any]:
         """Return what differs from the defaults, by name."""
         options: dict[str, Any] = {}
-        if self._weight_decay:
+        if self._weight_decay or isinstance(self, AdamW):       # whose default is not 0
             options["weight_decay"] = self._weight_decay
         if not self.decay_vectors:
             options["decay_vectors"] = False
@@ -358,14 +374,6 @@ class SGD(Optimizer):
     def _check(self, name: str, value: float | None) -> None:
         if name == "momentum" and value == 0 and getattr(self, "_nesterov", False):
             raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
-
-    def _changed(self, name: str) -> None:
-        super()._changed(name)
-        if name == "momentum" and self._momentum == 0:
-            for states in self._states.values():
-                for velocity, _, _ in states:
-                    if velocity is not None:
-                        velocity[...] = 0
 
     @property
     def nesterov(self) -> bool:
