@@ -659,7 +659,7 @@ cdef class Engine:
             return b.n
         return self.kernels.target_rows(
             b.labels, b.rows, b.weights, <const real *>o.class_weights_start,
-            <real *>self.targets_start, b.n, self.n_out, o.ignored, o.smoothing)
+            <real *>self.targets_start, b.n, self.n_out, NOWHERE, o.smoothing)
 
     cdef inline bint weighs(self, const Batch *b, Objective o) noexcept nogil:
         """Whether the loss takes the rows of weights that `weigh` makes."""
@@ -765,10 +765,11 @@ cdef class Engine:
         cdef const real *x = b.x
         cdef const real *scores
         cdef bint finite = True, clips = isfinite(steps.clip_norm), wait = clips or block < b.n
-        cdef double norm
+        cdef double norm, divisor
         value[0], total[0] = 0, self.weigh(b, o)
-        if not o.mean or total[0] == 0:
+        if not o.mean:
             total[0] = 1
+        divisor = total[0] if total[0] != 0 else 1      # without any weight, the mean is 0
         if block < b.n:
             self.pack()
         self.count_entries(b.n)
@@ -781,7 +782,7 @@ cdef class Engine:
                     and self.kernels.first_bad_probability(scores, some * self.n_out) >= 0):
                 return BAD_PROBABILITY
             value[0] += self.loss_of(o, scores, b, first, some,
-                                     self.here(self.gradient_places[0], x), total[0]) / total[0]
+                                     self.here(self.gradient_places[0], x), divisor) / divisor
             if not isfinite(value[0]):
                 return BAD_LOSS
             if correct != NULL:
@@ -826,12 +827,16 @@ cdef class Engine:
     cdef bint take_labels(
             self, const Py_ssize_t *labels, const Py_ssize_t *order, Py_ssize_t *to,
             Py_ssize_t n, Py_ssize_t ignored) noexcept nogil:
-        """Copy a batch's labels, and look at each: they are indices, and the caller's to change."""
+        """Copy a batch's labels, and look at each: they are indices, and the caller's to change.
+
+        Those that are ignored become NOWHERE.
+        """
         cdef Py_ssize_t i, label
         for i in range(n):
             label = labels[order[i] if order != NULL else i]
-            if ((label < 0 or label >= self.n_out)
-                    and (label != ignored or ignored == PY_SSIZE_T_MIN)):
+            if label == ignored and ignored != PY_SSIZE_T_MIN:
+                label = NOWHERE
+            elif label < 0 or label >= self.n_out:
                 return False
             to[i] = label
         return True

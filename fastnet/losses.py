@@ -36,6 +36,7 @@ class Loss:
 
     _reduction = "mean"
     _gradient: np.ndarray | None = None
+    _loss_dimensions = 1        # of the losses with "none"; 0: as many as the scores
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in ("mean", "sum", "none"):
@@ -77,7 +78,12 @@ class Loss:
                                 "alone")
             if dloss is None:
                 raise TypeError("backward needs the gradient by the losses with reduction='none'")
-            gradient = _ops.scale_rows(gradient, _ops.as_floats(dloss, "dloss", gradient.dtype))
+            dloss = _ops.as_floats(dloss, "dloss", gradient.dtype)
+            if dloss.shape != gradient.shape[:self._loss_dimensions or gradient.ndim]:
+                raise ValueError("dloss must have the shape of the losses, "
+                                 f"{gradient.shape[:self._loss_dimensions or gradient.ndim]}, "
+                                 f"got {dloss.shape}")
+            gradient = _ops.scale_rows(gradient, dloss)
         self._gradient = None
         return gradient
 
@@ -159,7 +165,7 @@ def _class_weights(weights: Any, name: str) -> np.ndarray:
     if found.ndim != 1 or not len(found):
         raise ValueError(f"{name} must be a vector, got shape {found.shape}")
     _ops.check_weights(found, name)
-    return found
+    return found.copy()
 
 
 class SoftmaxCrossEntropy(_ClassLoss):
@@ -289,6 +295,7 @@ class EntryLoss(Loss):
     kind = ""
     delta = 1.0
     pos_weight: np.ndarray | None = None
+    _loss_dimensions = 0
 
     def check(self, target: np.ndarray) -> None:
         """ValueError for a target that this loss cannot have."""
@@ -323,6 +330,9 @@ class EntryLoss(Loss):
                                  f"got {sample_weight.shape}")
             _ops.check_weights(sample_weight, "sample_weight")
             total = _ops.sum_of_weights(sample_weight) * (y.size // len(y) if len(y) else 1)
+        shape = y.shape
+        if sample_weight is not None and y.ndim > 2:
+            y, target = y.reshape(len(y), -1), target.reshape(len(y), -1)
         losses = np.empty(y.shape, y.dtype) if self._reduction == "none" else None
         pos_weight = self.pos_weight
         if pos_weight is not None:
@@ -330,7 +340,8 @@ class EntryLoss(Loss):
         loss, self._gradient = _ops.entry_losses(
             y, target, self.kind, sample_weight, pos_weight, self.delta,
             total if self._reduction == "mean" else 1.0, losses=losses)
-        return loss if losses is None else losses
+        self._gradient = self._gradient.reshape(shape)
+        return loss if losses is None else losses.reshape(shape)
 
 
 class MeanSquaredError(EntryLoss):

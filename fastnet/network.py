@@ -576,18 +576,22 @@ class Sequential(Layer):
             return None
         if isinstance(loss, CrossEntropy):
             raise ValueError("CrossEntropy takes no weights; SoftmaxCrossEntropy does")
+        given = []
+        if sample_weight is not None:
+            given.append(("sample_weight", sample_weight))
         if class_weight is not None:
-            class_weight = _weights_of_classes(class_weight, target)
-        if sample_weight is None:
-            weights: np.ndarray = _ops.as_floats(class_weight, "class_weight", self._dtype)
-        else:
-            weights = _ops.as_floats(sample_weight, "sample_weight", self._dtype)
-        if weights.shape != (len(target),):
-            raise ValueError(f"sample_weight must have shape {(len(target),)}, got {weights.shape}")
-        _ops.check_weights(weights, "sample_weight")
-        if sample_weight is not None and class_weight is not None:
-            weights = _ops.scale_rows(
-                weights, _ops.as_floats(class_weight, "class_weight", self._dtype))
+            ignored = getattr(loss, "ignore_index", None)
+            given.append(("class_weight", _weights_of_classes(class_weight, target, ignored)))
+        both = []
+        for name, value in given:
+            weights: np.ndarray = _ops.as_floats(value, name, self._dtype)
+            if weights.shape != (len(target),):
+                raise ValueError(f"{name} must have shape {(len(target),)}, got {weights.shape}")
+            _ops.check_weights(weights, name)
+            both.append(weights)
+        if len(both) > 1:
+            weights = _ops.scale_rows(*both)
+            _ops.check_weights(weights, "sample_weight times class_weight")
         return weights
 
     def train_step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
@@ -744,7 +748,7 @@ class Sequential(Layer):
     def _counted(self, y: np.ndarray) -> int:
         """Return how many samples have a label that is not ignored."""
         ignored = getattr(self._loss, "ignore_index", None)
-        return max(1, len(y) if ignored is None else int((y != ignored).sum()))
+        return max(1, len(y) if ignored is None or y.ndim > 1 else int((y != ignored).sum()))
 
     def _epoch(
         self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, batch_size: int,
@@ -791,7 +795,7 @@ class Sequential(Layer):
     def _right_answers(self, scores: np.ndarray, y: np.ndarray) -> int:
         """Return how many rows of scores are right; ignored labels are not."""
         ignored = getattr(self._loss, "ignore_index", None)
-        if ignored is not None:
+        if ignored is not None and y.ndim == 1:
             scores, y = scores[y != ignored], y[y != ignored]
         return round(accuracy(scores, y) * len(y)) if len(y) else 0
 
@@ -807,6 +811,7 @@ class Sequential(Layer):
             scores = self.forward(x)
             if y is not None and loss.__class__ in LOSSES.values():
                 y = self._target(y, len(scores), scores.shape[1], loss)
+                weights = self._weights(weights, None, y, loss)
             value: float = (                            # somebody's own loss may take no weights
                 loss.forward(scores, y) if weights is None      # type: ignore[attr-defined]
                 else loss.forward(scores, y, weights))          # type: ignore[attr-defined]
@@ -1099,14 +1104,18 @@ class Predictor(_engine.Forward):
         return f"Predictor({self.in_features} to {self.out_features}, {self.dtype})"
 
 
-def _weights_of_classes(class_weight: Any, target: np.ndarray) -> list[float]:
+def _weights_of_classes(
+    class_weight: Any, target: np.ndarray, ignored: int | None
+) -> list[float]:
     """Return the weight of each sample by its label."""
     if target.ndim != 1:
         raise ValueError("class_weight needs labels, a vector, as target")
     if isinstance(class_weight, str) and class_weight == "balanced":
-        labels, places, counts = np.unique(target, return_inverse=True, return_counts=True)
-        weights: list[float] = (len(target) / (len(labels) * counts))[places].tolist()
-        return weights
+        labels, counts = np.unique(target, return_counts=True)
+        found = {label: count for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+                 if label != ignored}
+        number = sum(found.values())
+        class_weight = {label: number / (len(found) * count) for label, count in found.items()}
     if not isinstance(class_weight, dict):
         raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
     return [float(class_weight.get(label, 1.0)) for label in target.tolist()]

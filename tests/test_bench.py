@@ -56,13 +56,22 @@ def quick(tmp_path_factory):
     return run(tmp_path_factory.mktemp("bench"), "kernels", "--quick")
 
 
+KINDS = "sigmoid", "tanh", "gelu", "gelu_tanh", "silu"
+
 # The reference has a twin of every kernel. A row stands for one of its names, except for these:
 ROWS = {
     "dense_backward": {"dense_backward_dX", "dense_backward_dW", "dense_backward_db"},
     "sgd_update": {"sgd_update", "sgd_update_momentum", "sgd_update_nesterov"},
     "scale_backward": {"scale_forward"},        # one kernel for both, and one row
+    "activation_forward": {f"{kind}_forward" for kind in KINDS},
+    "activation_backward": {f"{kind}_backward" for kind in KINDS},
+    "entry_losses": {"mean_squared_error", "binary_cross_entropy", "huber", "poisson"},
 }
 KERNELS = set().union(*(ROWS.get(name, {name}) for name in reference.__all__))
+
+# What NumPy has no function for: it borrows SciPy's, if that is there.
+NEED_SCIPY = {"gelu_forward", "gelu_backward"}
+WITHOUT_NUMPY = set() if importlib.util.find_spec("scipy") else NEED_SCIPY
 
 
 def test_quick_run_has_a_row_for_every_kernel(quick):
@@ -71,11 +80,13 @@ def test_quick_run_has_a_row_for_every_kernel(quick):
     assert heading == ["kernel", "shape", "fastnet us", "NumPy us", "NumPy/fastnet",
                        "reference us", "reference/fastnet", "fastnet GFLOP/s"]
     assert {row[0] for row in rows} == KERNELS
-    # Small layers: all three contenders take part everywhere, and only products have GFLOP/s.
+    # Small layers: all three contenders take part everywhere (if there is SciPy), and only products
+    # have GFLOP/s.
     times = r"[\d.]+ \[[\d.]+-[\d.]+\]"
     for kernel, shape, fastnet, numpy, *ratios_and_reference, gflops in rows:
         assert re.fullmatch(r"\d+x\d+(x\d+)?", shape)
-        assert re.fullmatch(times, fastnet) and re.fullmatch(times, numpy)
+        assert re.fullmatch(times, fastnet)
+        assert re.fullmatch("-" if kernel in WITHOUT_NUMPY else times, numpy)
         assert re.fullmatch(times, ratios_and_reference[1])
         is_product = kernel in {"dense_forward", "dense_backward_dX", "dense_backward_dW"}
         assert (gflops != "-") == is_product, kernel
@@ -95,7 +106,8 @@ def test_files_tell_where_the_figures_come_from(quick):
             assert 0 < times["q1"] <= times["median"] <= times["q3"]
         assert result["times"]["fastnet"]["samples"] >= 5
         assert result["times"]["reference"]["samples"] == 3
-        assert set(result["ratios"]) == {"NumPy", "reference"}
+        without = {"NumPy"} if result["kernel"] in WITHOUT_NUMPY else set()
+        assert set(result["ratios"]) == {"NumPy", "reference"} - without
 
 
 def test_statistics_of_made_up_samples():
@@ -212,7 +224,7 @@ for dtype in ("float32", "float64"):
         seen = []
         def spy():
             seen.extend(array.copy() for array in case.outputs)
-            return case.contenders["NumPy"]()
+            return case.contenders.get("NumPy", case.contenders["fastnet"])()
         for array, values in zip(case.outputs, start):
             array[...] = values
         kernels.verify(case, {**case.contenders, "spy": spy}, str(plan))
@@ -220,6 +232,35 @@ for dtype in ("float32", "float64"):
 print(seeded)
 """)
     assert int(printed) > 2 * 3 * 3 * len(KERNELS)
+
+
+def test_kernels_without_scipy():
+    """Only the rows that need it are without NumPy."""
+    done = python("-c", """
+import sys
+sys.modules["scipy"] = None
+from bench import __main__
+sys.argv[1:] = ["kernels", "--quick", "--filter", "elu"]
+sys.exit(__main__.main())
+""")
+    assert done.returncode == 0, done.stderr
+    heading, _, *rows = cells(done.stdout)
+    assert NEED_SCIPY < {row[0] for row in rows}
+    for row in rows:
+        for figure in ("NumPy us", "NumPy/fastnet"):
+            assert (row[heading.index(figure)] == "-") == (row[0] in NEED_SCIPY), row
+
+
+def test_random_numbers_of_dropout():
+    """They are made anew, not by fastnet or its reference; for any number of entries alike."""
+    script("""
+import numpy as np
+from bench import kernels
+from fastnet import reference
+for size in (1, 15, 16, 64, 65, 200):
+    words = kernels.random_words(size)
+    assert words.tolist() == [reference._random_word(kernels.SEED, i) for i in range(size)], size
+""")
 
 
 def test_layers_come_from_the_grid(tmp_path):
@@ -239,6 +280,10 @@ assert set(SOME_LAYERS) <= set(layers), set(SOME_LAYERS) - set(layers)
 names = [str(plan) for plan in plans(layers)]
 assert len(names) == len(set(names)) and "sgd_update 2048x2048" in names
 assert [str(plan) for plan in plans(layers, "relu_forward 64x")] == ["relu_forward 64x64"]
+# Some are for hidden layers of several samples only.
+assert [name for name in names if name.startswith("tanh_forward 64x")] == ["tanh_forward 64x64"]
+assert "relu_forward 1x50" in names and not plans(layers, "tanh_forward 1x")
+assert not plans(layers, "dropout 64x10") and not plans(layers, "adam_update 64x10")
 """)
 
 

@@ -446,6 +446,326 @@ def test_49_arguments_of_fit(options, error, match, own):
         net.fit(x, y, **{"verbose": 0, **options})
 
 
+# ---- Weights ---------------------------------------------------------------------------------
+
+NAMES = {
+    "softmax_cross_entropy": fn.SoftmaxCrossEntropy, "cross_entropy": fn.CrossEntropy,
+    "negative_log_likelihood": fn.NegativeLogLikelihood,
+    "binary_cross_entropy": fn.BinaryCrossEntropy, "mean_squared_error": fn.MeanSquaredError,
+    "mse": fn.MeanSquaredError, "huber": fn.Huber, "poisson": fn.Poisson}
+
+
+@OWN
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_by_name(name, own, dtype):
+    """With the defaults of their classes."""
+    layers = make_layers(dtype, own)
+    layers += {"cross_entropy": [fn.Softmax()], "negative_log_likelihood": [fn.LogSoftmax()]}.get(
+        name, [])
+    net = fn.Sequential(layers)
+    net.compile(loss=name)
+    x, y = make_data(dtype=dtype)
+    if not name.endswith(("cross_entropy", "likelihood")) or name.startswith("binary"):
+        y = np.eye(3)[y]
+    expected = NAMES[name]().forward(net.predict(x), y)
+    rounding = 20 * float(np.finfo(dtype).eps)
+    assert net.evaluate(x, y).loss == pytest.approx(expected, rel=rounding)
+    assert net.train_step(x, y) == pytest.approx(expected, rel=rounding)
+    assert net.evaluate(x, y).loss < expected
+
+
+def losses_of_samples(name, net, x, y):
+    """In float64, one number a sample: entries' losses count alike."""
+    losses = WEIGHTED[name]("none").forward(net.predict(x).astype(float), y)
+    return losses if losses.ndim == 1 else losses.mean(axis=1)
+
+
+def by_label(loss, y):
+    """What a mean divides by, for each sample."""
+    weight, ignored = getattr(loss, "weight", None), getattr(loss, "ignore_index", None)
+    share = np.ones(len(y)) if weight is None else weight[np.maximum(y, 0)]
+    return share if ignored is None else share * (y != ignored)
+
+
+WEIGHTED = {
+    "softmax": lambda reduction: fn.SoftmaxCrossEntropy(reduction),
+    "softmax, weight": lambda reduction: fn.SoftmaxCrossEntropy(
+        reduction, weight=[1, 3, 0.5], label_smoothing=0.1),
+    "softmax, ignore_index": lambda reduction: fn.SoftmaxCrossEntropy(reduction, ignore_index=-1),
+    "softmax, ignored class": lambda reduction: fn.SoftmaxCrossEntropy(reduction, ignore_index=1),
+    "softmax, all": lambda reduction: fn.SoftmaxCrossEntropy(
+        reduction, weight=[1, 3, 0.5], ignore_index=-1),
+    "likelihood": lambda reduction: fn.NegativeLogLikelihood(
+        reduction, weight=[1, 3, 0.5], ignore_index=-1),
+    "squares": lambda reduction: fn.MeanSquaredError(reduction),
+    "huber": lambda reduction: fn.Huber(reduction, delta=0.3),
+    "binary": lambda reduction: fn.BinaryCrossEntropy(reduction, pos_weight=[1, 2, 3]),
+    "poisson": lambda reduction: fn.Poisson(reduction),
+}
+
+
+def weighted_case(name, own, dtype="float64", n=50, lr=0.0, reduction="mean"):
+    """A network, its loss, samples and their weights; with lr 0 nothing is learnt."""
+    rng, loss = np.random.default_rng(4), WEIGHTED[name](reduction)
+    layers = make_layers(dtype, own) + ([fn.LogSoftmax()] if name == "likelihood" else [])
+    net = fn.Sequential(layers)
+    classes = name.startswith(("softmax", "likelihood"))
+    net.compile(fn.SGD(lr), loss, metrics=["accuracy"] if classes else [])
+    x, y = make_data(n, dtype)
+    if "ignore_index" in name or "all" in name or name == "likelihood":
+        y[rng.uniform(size=n) < 0.3] = -1
+    if not classes:
+        y = np.eye(3, dtype=dtype)[y]
+    weights = (rng.uniform(0.5, 2, n) * (rng.uniform(size=n) < 0.8)).astype(dtype)
+    return net, loss, x, y, weights
+
+
+@OWN
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_histories_are_means_by_the_weights_however_batches_are_cut(name, reduction, own):
+    """A sum is reported for a sample: divided by their number, whatever they weigh."""
+    net, loss, x, y, w = weighted_case(name, own, reduction=reduction)
+    for weights in (None, w):
+        each = np.ones(50) if weights is None else w
+        losses = losses_of_samples(name, net, x, y)
+        if loss.reduction == "mean":
+            expected = (each * losses).sum() / (each * by_label(loss, y)).sum()
+        else:
+            expected = (each * losses).sum() / 50 * (1 if y.ndim == 1 else 3)
+        assert net.evaluate(x, y, weights).loss == pytest.approx(expected, rel=1e-12)
+        for batch_size in (1, 7, 32, 50):
+            for shuffle in (False, True):
+                history = net.fit(x, y, batch_size, epochs=2, rng=0, verbose=0, shuffle=shuffle,
+                                  sample_weight=weights, validation_data=(x, y, weights))
+                assert history.loss == pytest.approx([expected] * 2, rel=1e-12)
+                assert history.val_loss == pytest.approx([expected] * 2, rel=1e-12)
+
+
+@OWN
+def test_batches_without_any_weight_count_for_nothing(own):
+    """Neither in the mean nor for the parameters."""
+    net, _, x, y, _ = weighted_case("softmax", own)
+    w = np.r_[np.ones(20), np.zeros(30)]
+    expected = losses_of_samples("softmax", net, x, y)[:20].mean()
+    history = net.fit(x, y, 10, shuffle=False, verbose=0, sample_weight=w)
+    assert history.loss == [pytest.approx(expected, rel=1e-12)]
+    net.compile(fn.SGD(0.1), fn.SoftmaxCrossEntropy(ignore_index=-1))
+    history = net.fit(x[20:], np.r_[y[20:40], [-1] * 10], 10, shuffle=False, verbose=0)
+    assert net.train_step(x[:3], y[:3], np.zeros(3)) == 0
+    before = bits(net)
+    assert net.fit(x, np.full(50, -1), 10, verbose=0).loss == [0]
+    assert net.evaluate(x, np.full(50, -1)).loss == 0 and bits(net) == before
+
+
+@OWN
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_go_with_their_samples_when_these_are_shuffled(name, own, dtype):
+    """The bits of steps on the same batches, one after the other."""
+    net, loss, x, y, w = weighted_case(name, own, dtype, lr=0.01)
+    twin, *_ = weighted_case(name, own, dtype, lr=0.01)
+    net.fit(x, y, 16, epochs=2, rng=3, verbose=0, sample_weight=w)
+    orders = np.random.default_rng(3)
+    for _ in range(2):
+        order = orders.permutation(50)
+        for batch in (order[:16], order[16:32], order[32:48], order[48:]):
+            twin.train_step(x[batch], y[batch], w[batch])
+    assert bits(net) == bits(twin)
+
+
+@OWN
+def test_validation_split_takes_the_last_weights_along(own, dtype):
+    split, apart = (weighted_case("softmax", own, dtype, lr=0.1) for _ in range(2))
+    net, _, x, y, w = split
+    history = net.fit(x, y, 16, epochs=3, rng=1, verbose=0, sample_weight=w, validation_split=0.2)
+    other = apart[0].fit(x[:40], y[:40], 16, epochs=3, rng=1, verbose=0, sample_weight=w[:40],
+                         validation_data=(x[40:], y[40:], w[40:].tolist()))
+    assert vars(history) == vars(other) and bits(net) == bits(apart[0])
+    assert history.val_loss[-1] == net.evaluate(x[40:], y[40:], w[40:]).loss
+    assert history.val_loss[-1] != net.evaluate(x[40:], y[40:]).loss
+
+
+@OWN
+def test_class_weights_are_weights_of_samples_by_their_labels(own, dtype):
+    nets = [weighted_case("softmax", own, dtype, lr=0.1)[0] for _ in range(6)]
+    *_, x, y, w = weighted_case("softmax", own, dtype)
+    counts = np.bincount(y)
+    balanced = len(y) / (3 * counts[y])
+    by_hand = np.array([1, 3, 0.25])[y].astype(dtype)
+    pairs = [({"class_weight": {1: 3, 2: 0.25}}, {"sample_weight": by_hand}),
+             ({"class_weight": {0: 1, 1: 3.0, 2: 0.25, 7: 5}, "sample_weight": w},
+              {"sample_weight": by_hand * w}),
+             ({"class_weight": "balanced"}, {"sample_weight": balanced})]
+    for (options, expected), net, twin in zip(pairs, nets[::2], nets[1::2], strict=True):
+        histories = [each.fit(x, y, 16, epochs=2, rng=1, verbose=0, **more)
+                     for each, more in ((net, options), (twin, expected))]
+        assert vars(histories[0]) == vars(histories[1]) and bits(net) == bits(twin)
+    assert len({bits(net) for net in nets}) == 3
+
+
+@OWN
+def test_balanced_weights_are_those_of_the_classes_that_count(own, dtype):
+    """A label that is ignored is no class."""
+    net, twin = (weighted_case("softmax", own, dtype)[0] for _ in range(2))
+    x, y = make_data(50, dtype)
+    y[:20] = -1
+    counts = np.bincount(y[20:], minlength=3)
+    for each in (net, twin):
+        each.compile(fn.SGD(0.01), fn.SoftmaxCrossEntropy("sum", ignore_index=-1))
+    net.fit(x, y, 16, shuffle=False, verbose=0, class_weight="balanced")
+    twin.fit(x, y, 16, shuffle=False, verbose=0, sample_weight=30 / (3 * counts[y]))
+    for value, other in zip(values(net), values(twin), strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-6)
+
+
+@OWN
+@pytest.mark.parametrize("ignored", [-1, 0], ids=["no class", "a class"])
+def test_ignored_samples_are_not_counted_as_right_or_wrong(ignored, own, dtype):
+    net = make_network(dtype, own)
+    net.compile(fn.SGD(0), fn.SoftmaxCrossEntropy(ignore_index=ignored), metrics=["accuracy"])
+    x, y = make_data(60, dtype)
+    y[::4] = ignored
+    counted = y != ignored
+    expected = np.mean(net.predict_labels(x)[counted] == y[counted])
+    assert 0 < expected < 1 and not net.predict_labels(x)[~counted].all()
+    assert net.evaluate(x, y).accuracy == expected
+    for shuffle in (False, True):
+        history = net.fit(x, y, 16, verbose=0, shuffle=shuffle, validation_data=(x, y))
+        assert history.accuracy == history.val_accuracy == [expected]
+    assert net.evaluate(x[:3], [ignored] * 3).accuracy == 0
+
+
+@OWN
+def test_rows_are_all_counted_though_a_label_would_be_ignored(own, dtype):
+    """Rows of weights have no label that could be."""
+    net = make_network(dtype, own)
+    net.compile(fn.SGD(0), fn.SoftmaxCrossEntropy(ignore_index=1), metrics=["accuracy"])
+    x, y = make_data(60, dtype)
+    expected = np.mean(net.predict_labels(x) == y)
+    rows = np.eye(3)[y]
+    assert net.evaluate(x, rows).accuracy == expected
+    assert net.fit(x, rows, verbose=0).accuracy == [expected]
+
+
+@OWN
+def test_weights_do_not_count_in_accuracy(own, dtype):
+    net, _, x, y, w = weighted_case("softmax", own, dtype)
+    assert net.evaluate(x, y, w).accuracy == net.evaluate(x, y).accuracy
+    assert net.fit(x, y, verbose=0, sample_weight=w).accuracy == net.fit(x, y, verbose=0).accuracy
+
+
+def test_many_rows_are_measured_in_blocks_by_their_weights(dtype):
+    net, loss, x, y, w = weighted_case("softmax, all", False, dtype, n=5000)
+    losses = losses_of_samples("softmax, all", net, x, y)
+    expected = (w * losses).sum() / (w * by_label(loss, y)).sum()
+    assert net.evaluate(x, y, w).loss == pytest.approx(expected, rel=1e-5)
+    assert net.train_step(x, y, w) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss, match", [
+    (fn.SoftmaxCrossEntropy("none"), "reduction must be 'mean' or 'sum', got 'none'"),
+    (fn.Huber("none"), "reduction must be 'mean' or 'sum', got 'none'"),
+    (fn.SoftmaxCrossEntropy(weight=[1, 2]), "weight must have 3 entries, one for each output, got"),
+    (fn.NegativeLogLikelihood(weight=[1] * 4), "weight must have 3 entries, one for each output"),
+    (fn.BinaryCrossEntropy(pos_weight=[1]), "pos_weight must have 3 entries, one for each output"),
+    ], ids=repr)
+def test_49_losses_that_do_not_fit_a_network(loss, match):
+    net = make_network()
+    x, y = make_data()
+    with pytest.raises(ValueError, match=match):
+        net.compile(loss=loss)
+    assert np.isfinite(net.train_step(x, y))            # compiled as it was
+
+
+@pytest.mark.parametrize("loss", [fn.MeanSquaredError(), fn.BinaryCrossEntropy(), fn.Huber(),
+                                  fn.Poisson()], ids=repr)
+def test_49_accuracy_needs_classes(loss):
+    net = make_network()
+    with pytest.raises(ValueError, match=f"accuracy needs classes, which {type(loss).__name__} "):
+        net.compile(loss=loss, metrics=["accuracy"])
+    net.compile(loss=loss)
+    with pytest.raises(ValueError, match="probabilities need classes"):
+        net.predict_proba(np.ones((2, 4)))
+
+
+@OWN
+def test_49_cross_entropy_of_probabilities_takes_no_weights(own):
+    layers = [*make_layers(own=own), fn.Softmax()]
+    net = fn.Sequential(layers)
+    net.compile(loss="cross_entropy")
+    x, y = make_data()
+    w, match = np.ones(30), "CrossEntropy takes no weights; SoftmaxCrossEntropy does"
+    for call in (lambda: net.fit(x, y, verbose=0, sample_weight=w),
+                 lambda: net.fit(x, y, verbose=0, class_weight="balanced"),
+                 lambda: net.fit(x, y, verbose=0, validation_data=(x, y, w)),
+                 lambda: net.evaluate(x, y, w), lambda: net.train_step(x, y, w)):
+        with unchanged(net), pytest.raises(ValueError, match=match):
+            call()
+
+
+@OWN
+@pytest.mark.parametrize("weights, error, match", [
+    (np.ones(29), ValueError, r"sample_weight must have shape \(30,\), got \(29,\)"),
+    (np.ones((30, 1)), ValueError, "sample_weight must have"),
+    (1.0, ValueError, "sample_weight must have"),
+    (np.full(30, -0.5), ValueError, r"sample_weight\[0\] is -0.5, but weights must be finite and"),
+    (np.full(30, np.nan), ValueError, r"sample_weight\[0\] is nan, but weights must be finite"),
+    (np.full(30, np.inf), ValueError, r"sample_weight\[0\] is inf, but weights must be finite"),
+    (["a"] * 30, ValueError, "sample_weight must hold real numbers"),
+    (np.ma.ones(30), TypeError, "sample_weight must be a plain array")])
+def test_06_49_weights_of_samples_that_are_none(weights, error, match, own):
+    net = make_network(own=own)
+    x, y = make_data()
+    for call in (lambda: net.fit(x, y, verbose=0, sample_weight=weights),
+                 lambda: net.fit(x, y, verbose=0, validation_data=(x, y, weights)),
+                 lambda: net.evaluate(x, y, weights), lambda: net.train_step(x, y, weights)):
+        with unchanged(net), pytest.raises(error, match=match):
+            call()
+
+
+@OWN
+@pytest.mark.parametrize("more", [{}, {"sample_weight": np.ones(30)}], ids=["", "sample_weight"])
+@pytest.mark.parametrize("weights, error, match", [
+    ({0: -1}, ValueError, r"weight.* is -1.0, but weights must be finite and at least 0"),
+    ({0: np.nan}, ValueError, "weight.* is nan, but weights must be finite and at least 0"),
+    ({0: np.inf}, ValueError, "weight.* is inf, but weights must be finite and at least 0"),
+    ({0: 1e39}, ValueError, "class_weight.* too large for float32"),
+    ({0: "a lot"}, (TypeError, ValueError), None), ({0: None}, (TypeError, ValueError), None),
+    ("even", TypeError, "class_weight must be a dict or 'balanced', got 'even'"),
+    ([1, 2, 3], TypeError, "class_weight must be a dict or 'balanced', got")])
+def test_49_weights_of_classes_that_are_none(weights, error, match, more, own):
+    net = make_network(own=own)
+    x, y = make_data()
+    with unchanged(net), pytest.raises(error, match=match):
+        net.fit(x, y, verbose=0, class_weight=weights, **more)
+
+
+@OWN
+def test_49_class_weights_need_labels(own):
+    x, y = make_data()
+    for loss in ("softmax_cross_entropy", "mse"):
+        net = make_network(own=own, loss=loss)
+        for weights in ({0: 1}, "balanced"):
+            with unchanged(net), pytest.raises(ValueError, match="class_weight needs labels"):
+                net.fit(x, np.eye(3)[y], verbose=0, class_weight=weights)
+
+
+def test_weights_that_together_are_too_large_are_refused():
+    net = make_network()
+    x, y = make_data()
+    with unchanged(net), pytest.raises(ValueError, match="must be finite"):
+        net.fit(x, y, verbose=0, sample_weight=np.full(30, 1e30), class_weight={0: 1e30, 1: 1e30})
+
+
+def test_fit_and_evaluate_leave_weights_alone():
+    net, x, y = make_network(), *make_data()
+    weights, before = np.linspace(0, 1, 30, dtype=np.float32), np.linspace(0, 1, 30, dtype="f4")
+    net.fit(x, y, verbose=0, sample_weight=weights, class_weight={0: 2}, validation_split=0.5)
+    net.train_step(x, y, weights)
+    net.evaluate(x, y, weights)
+    assert np.array_equal(weights, before)
+
+
 # ---- What is shown ---------------------------------------------------------------------------
 
 @OWN
