@@ -2,6 +2,7 @@
 
     python scripts/seeded_bugs.py              all of them
     python scripts/seeded_bugs.py softmax      those whose name contains the word
+    python scripts/seeded_bugs.py --half       every other one; on the next day the others
 
 Works on a copy of the source tree: a bug is one replacement of text, the copy is built again, and
 the test file must fail. A bug that no test notices, or a replacement that fits nowhere, ends the
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -323,7 +325,10 @@ def missed_of(bugs: list[Bug], tree: Path) -> list[str]:
 
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
-    bugs = [bug for bug in BUGS if word in bug.name]
+    if word == "--half":
+        bugs = BUGS[date.today().toordinal() % 2::2]
+    else:
+        bugs = [bug for bug in BUGS if word in bug.name]
     missed = []
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
