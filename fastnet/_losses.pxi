@@ -174,6 +174,8 @@ cdef double negative_log_likelihood(
     cdef double loss = 0, own
     cdef Py_ssize_t i, j, at
     cdef int k
+    if losses == NULL:                  # the sum alone: of one long row
+        n, n_classes = 1, n * n_classes
     for i in range(n):
         for k in range(PARTS):
             sums[k] = broadcast_double(0)

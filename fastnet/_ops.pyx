@@ -277,6 +277,17 @@ def as_floats(value, str name, cnp.dtype dtype=None):
     return _convert.floats(value, name, dtype)
 
 
+def same_objects(list a, list b):
+    """Return whether two lists hold the same objects, whatever these take for equal."""
+    cdef Py_ssize_t i
+    if len(a) != len(b):
+        return False
+    for i in range(len(a)):
+        if a[i] is not b[i]:
+            return False
+    return True
+
+
 def check_out(out, model):
     """Refuse an `out` that is unlike `model` or shares its memory, before anything is written.
 

@@ -40,8 +40,14 @@ cdef double target_rows(
 
 cdef double sum_of_weights(const real *weights, Py_ssize_t n) noexcept nogil:
     """Sum, in double."""
-    cdef double total = 0
+    cdef dvec sums[PARTS]
+    cdef vec v
     cdef Py_ssize_t i
-    for i in range(n):
-        total += weights[i]
-    return total
+    cdef int k
+    for k in range(PARTS):
+        sums[k] = broadcast_double(0)
+    for i from 0 <= i < n by LANES:
+        v = load(weights + i, n - i)
+        for k in range(PARTS):
+            sums[k] = sums[k] + widen(v, k)
+    return sum_of(sums)

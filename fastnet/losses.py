@@ -116,6 +116,7 @@ class _ClassLoss(Loss):
                              f"got {label_smoothing}")
         # Whether every sample and class counts alike, and its label alone.
         self.is_plain = weight is None and ignore_index is None and not self._label_smoothing
+        self._is_usual = self.is_plain and reduction == "mean"
 
     @property
     def weight(self) -> np.ndarray | None:
@@ -203,11 +204,12 @@ class SoftmaxCrossEntropy(_ClassLoss):
             weights that are negative or not finite.
         """
         logits = _ops.as_floats(logits, "logits")
+        if self._is_usual and sample_weight is None:
+            target = _ops.as_target(target, logits)
+            loss, self._gradient = _ops.softmax_cross_entropy(logits, target)
+            return loss
         if self.is_plain and sample_weight is None:
             target = _ops.as_target(target, logits)
-            if self._reduction == "mean":
-                loss, self._gradient = _ops.softmax_cross_entropy(logits, target)
-                return loss
         else:
             _check_matrix(logits, "logits")
             target, total = self.rows(target, logits, sample_weight)
