@@ -154,7 +154,7 @@ BUGS = [
         "step = <real>u.look * in_register(a)", "step = in_register(a)"),
     Bug("velocity forgets the gradient's share", "_updates.pxi",
         "g = <real>u.momentum * load(A, left) + g",
-        "g = <real>u.momentum * load(A, left) + (1 - <real>u.momentum) * g"),
+        "g = <real>u.momentum * load(A, left) + <real>(1 - u.momentum) * g"),
     Bug("unaligned arrays let through", "_ops.pyx",
         "    if not cnp.PyArray_ISCARRAY_RO(array):\n        raise",
         "    if not cnp.PyArray_IS_C_CONTIGUOUS(array):\n        raise",
