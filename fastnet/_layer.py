@@ -92,7 +92,11 @@ class Layer:
 
     def _gradient(self, dy: Any) -> np.ndarray:
         """Return `dy` in the dtype that forward remembered; ValueError for another shape."""
-        dtype, shape = self._recall()
+        return self._fitting(dy, *self._recall())
+
+    @staticmethod
+    def _fitting(dy: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """Return `dy` in a dtype; ValueError for another shape."""
         gradient = _ops.as_floats(dy, "dY", dtype)
         if gradient.shape != shape:
             raise ValueError(f"dY must have shape {shape}, got {gradient.shape}")

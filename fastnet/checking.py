@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet._convert import finite, positive
+from fastnet._layer import is_layer
 
 __all__ = ["GradientError", "GradientReport", "check_gradients"]
 
@@ -102,8 +103,7 @@ def check_gradients(
         Something that is no layer, parameters that are not float64, an output that is no array of
         finite numbers, gradients in other shapes, options that are not positive.
     """
-    if isinstance(layer, type) or not all(
-            hasattr(layer, name) for name in ("forward", "backward", "parameters")):
+    if not is_layer(layer):
         raise TypeError(f"layer must have forward, backward and parameters, got {layer!r}")
     step, tolerance = finite(step, "step"), finite(tolerance, "tolerance")
     if step <= 0 or tolerance <= 0:

@@ -342,16 +342,13 @@ class Dropout(Layer):
         first = int(self._seen[0])
         y = _ops.dropout(x, self._p, self._seed, first, out)
         self._seen[0] = (first + x.size) % 2**64
-        self._memory = (y.dtype, y.shape), first
+        self._memory = y.dtype, y.shape, first
         return y
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input."""
-        (dtype, shape), first = self._recall()
-        dy = _ops.as_floats(dy, "dY", dtype)
-        if dy.shape != shape:
-            raise ValueError(f"dY must have shape {shape}, got {dy.shape}")
-        dx = _ops.dropout(dy, self._p, self._seed, first, out)
+        *model, first = self._recall()
+        dx = _ops.dropout(self._fitting(dy, *model), self._p, self._seed, first, out)
         self._memory = None
         return dx
 
@@ -378,10 +375,7 @@ class Flatten(Layer):
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `dy` in the shape of the input, in a fresh array."""
         dtype, shape = self._recall()
-        dy = _ops.as_floats(dy, "dY", dtype)
-        flat = len(dy), math.prod(shape[1:])
-        if dy.shape != (shape[0], flat[1]):
-            raise ValueError(f"dY must have shape {(shape[0], flat[1])}, got {dy.shape}")
+        dy = self._fitting(dy, dtype, (shape[0], math.prod(shape[1:])))
         dx = _ops.scale_forward(dy.reshape(shape), 1.0, out)
         self._memory = None
         return dx
