@@ -16,10 +16,11 @@ except ModuleNotFoundError as error:
         "fastnet's compiled modules are not here. Where its source stands, Python finds the source "
         "first: start it in another folder, or install with `pip install -e .`"
     ) from error
-from fastnet import activations, initializers, schedules
+from fastnet import activations, callbacks, initializers, metrics, schedules
 from fastnet._config import show_config
 from fastnet.checking import check_gradients
 from fastnet.digits import load_digits
+from fastnet.history import History, Scores
 from fastnet.layers import (
     ELU,
     GELU,
@@ -51,7 +52,7 @@ from fastnet.losses import (
     SoftmaxCrossEntropy,
 )
 from fastnet.metrics import accuracy
-from fastnet.network import History, Predictor, Scores, Sequential
+from fastnet.network import Predictor, Sequential
 from fastnet.optimizers import SGD, Adam, AdamW, RMSprop
 
 __version__ = "0.1.0"
@@ -61,6 +62,6 @@ __all__ = [
     "Dropout", "Flatten", "History", "Huber", "Identity", "Layer", "LayerNorm", "LeakyReLU",
     "LogSoftmax", "Maximum", "MeanSquaredError", "NegativeLogLikelihood", "Poisson", "Predictor",
     "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential", "SiLU", "Sigmoid", "Softmax",
-    "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "check_gradients", "initializers",
-    "load_digits", "schedules", "show_config",
+    "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "callbacks", "check_gradients",
+    "initializers", "load_digits", "metrics", "schedules", "show_config",
 ]

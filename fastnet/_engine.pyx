@@ -300,6 +300,8 @@ cdef class Engine:
     cdef char *targets_start
     cdef char *weights_start
     cdef Py_ssize_t rows            # that it has room for
+    cdef bint pending               # gradients hold sums of batches without an update yet,
+    cdef double pending_total       # which are to be divided by this
     cdef Py_ssize_t size            # of the parameters
     cdef readonly Use use
 
@@ -754,22 +756,27 @@ cdef class Engine:
         return sqrt(total)
 
     cdef Outcome step(
-            self, const Batch *b, Objective o, bint keep, Update u, Steps steps, double *value,
-            double *total, Py_ssize_t *correct) noexcept nogil:
+            self, const Batch *b, Objective o, bint keep, bint update, Update u, Steps steps,
+            double *value, double *total, Py_ssize_t *correct, char *to) noexcept nogil:
         """Forward, loss, backward, update; adds the number of right answers, unless NULL.
 
-        Gives the loss and what it was divided by. A large batch is taken in blocks of rows, whose
-        gradients are added up, with weights that are packed once for all of them.
+        Gives the loss and what it was divided by, and copies the scores to `to`, unless NULL. A
+        large batch is taken in blocks of rows, whose gradients are added up, with weights that are
+        packed once for all of them.
+
+        Without `update` gradients wait, as sums, and those of the next batch are added to them.
         """
         cdef Py_ssize_t first = 0, some, block = self.training_block(b.n)
         cdef const real *x = b.x
         cdef const real *scores
-        cdef bint finite = True, clips = isfinite(steps.clip_norm), wait = clips or block < b.n
-        cdef double norm, divisor
+        cdef bint finite = True, gathers = self.pending or not update
+        cdef bint wait = gathers or block < b.n or isfinite(steps.clip_norm)
+        cdef double divisor, scale
         value[0], total[0] = 0, self.weigh(b, o)
         if not o.mean:
             total[0] = 1
         divisor = total[0] if total[0] != 0 else 1      # without any weight, the mean is 0
+        scale = 1 if gathers else divisor
         if block < b.n:
             self.pack()
         self.count_entries(b.n)
@@ -782,33 +789,61 @@ cdef class Engine:
                     and self.kernels.first_bad_probability(scores, some * self.n_out) >= 0):
                 return BAD_PROBABILITY
             value[0] += self.loss_of(o, scores, b, first, some,
-                                     self.here(self.gradient_places[0], x), divisor) / divisor
+                                     self.here(self.gradient_places[0], x), scale) / divisor
             if not isfinite(value[0]):
                 return BAD_LOSS
             if correct != NULL:
-                correct[0] += self.right_answers(scores, b, first, some)
-            finite &= self.backward(x, some, first > 0, keep, wait, &u, steps)
+                correct[0] += self.right_answers(o, scores, b, first, some)
+            if to != NULL:
+                memcpy(to + first * self.n_out * self.itemsize, scores,
+                       some * self.n_out * self.itemsize)
+            finite &= self.backward(x, some, first > 0 or self.pending, keep, wait, &u, steps)
             first += some
             x = self.rows_on(x, some, self.n_in)
+        if gathers:
+            self.pending_total = total[0] + (self.pending_total if self.pending else 0)
+            self.pending = True
+            if not update:
+                return FINE
+            return self.settle(o, keep, u, steps)
+        return self.finish(b.n, finite, keep, wait, u, steps)
+
+    cdef Outcome settle(self, Objective o, bint keep, Update u, Steps steps) noexcept nogil:
+        """Update by the gradients of all batches that wait."""
+        self.pending = False
+        if o.mean and self.pending_total != 0:
+            self.kernels.scale(self.gradient(0), self.gradient(0), self.size,
+                               1 / self.pending_total)
+        return self.finish(1, True, keep, True, u, steps)
+
+    cdef Outcome finish(
+            self, Py_ssize_t n, bint finite, bint keep, bint wait, Update u,
+            Steps steps) noexcept nogil:
+        """The part of a step that begins when all gradients of its n rows are known."""
+        cdef double norm
         if keep and self.kernels.first_not_finite(
                 self.gradient(0), self.size) >= 0:
             return BAD_GRADIENT
-        if clips:
+        if isfinite(steps.clip_norm):
             norm = self.norm()
             if steps.clip_norm < norm + 1e-6:
                 u.rule = u.rule if u.rule != PLAIN_SGD else SGD
                 u.scale = steps.clip_norm / (norm + 1e-6)
-        finite &= self.update(b.n, keep or wait, &u, steps)
+        finite &= self.update(n, keep or wait, &u, steps)
         steps.taken += 1
         return FINE if finite else BAD_PARAMETER
 
     cdef Py_ssize_t right_answers(
-            self, const real *scores, const Batch *b, Py_ssize_t first,
+            self, Objective o, const real *scores, const Batch *b, Py_ssize_t first,
             Py_ssize_t n) noexcept nogil:
-        """In n rows, from `first` on."""
+        """In n rows, from `first` on; of losses of entries each entry is an answer."""
+        cdef const real *T = NULL
+        if b.rows != NULL:
+            T = self.rows_on(b.rows, first, self.n_out)
+        if o.loss == ENTRIES:
+            return self.kernels.count_same_side(scores, T, n * self.n_out)
         return self.kernels.count_correct(
-            scores, b.labels + first if b.labels != NULL else NULL,
-            self.rows_on(b.rows, first, self.n_out) if b.rows != NULL else NULL, n, self.n_out)
+            scores, b.labels + first if b.labels != NULL else NULL, T, n, self.n_out, 1)
 
     cdef void count_entries(self, Py_ssize_t n) noexcept nogil:
         """Tell dropout where this step's entries stand among all that it has seen."""
@@ -854,8 +889,8 @@ cdef class Engine:
 
     def train(self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight,
               Objective objective, Py_ssize_t batch_size, cnp.ndarray order, bint accuracy,
-              bint keep_gradients, Steps steps):
-        """Take one step per batch, and return `(outcome, step, last, mean, correct)`.
+              bint keep_gradients, Steps steps, bint update=True, cnp.ndarray scores=None):
+        """Take one step per batch, and return `(outcome, step, last, total, shares, correct)`.
 
         Parameters
         ----------
@@ -866,13 +901,18 @@ cdef class Engine:
         objective : Objective
         batch_size : int
             The last batch has what is left.
-        order : ndarray (n,) of int64, or None
-            In which to take the rows.
+        order : ndarray of int64, or None
+            Which rows to take, one after the other; None: all.
         accuracy : bool
             Count the rows that are right, before each update.
         keep_gradients : bool
             Leave all gradients in their buffer, and apply none that is not finite.
         steps : Steps
+        update : bool
+            False: gradients wait, and those of the next calls are added to them, until one updates
+            or `apply_pending` does; the mean is that of all of them.
+        scores : ndarray (rows, n_out), optional
+            Gets the scores that each row had, before the update, in the order of the rows.
 
         Returns
         -------
@@ -883,8 +923,9 @@ cdef class Engine:
             The number of the last step, from 1.
         last : float
             The loss of the last step.
-        mean : float
-            Over the samples of all steps, by their weights; of sums too.
+        total, shares : float
+            Sum of the losses of all steps and of what a mean divides by: weights of samples, or
+            samples where the loss is a sum.
         correct : int
 
         Raises
@@ -896,7 +937,8 @@ cdef class Engine:
             Whatever the handler of a signal raises, such as KeyboardInterrupt; all steps that were
             begun are finished then.
         """
-        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, step = 0
+        cdef Py_ssize_t n = cnp.PyArray_DIM(x if order is None else order, 0)
+        cdef Py_ssize_t first = 0, some, step = 0
         cdef Py_ssize_t row = self.n_in * self.itemsize, target_row = self.n_out * self.itemsize
         cdef Py_ssize_t correct = 0
         cdef char *x_rows = NULL
@@ -907,6 +949,7 @@ cdef class Engine:
         cdef const Py_ssize_t *sequence = NULL
         cdef const Py_ssize_t *at = NULL
         cdef const char *weights = NULL
+        cdef char *to = NULL if scores is None else cnp.PyArray_BYTES(scores)
         cdef Batch b = Batch(NULL, NULL, NULL, NULL, 0)
         cdef double total = 0, value = 0, work = 0, per_step, share = 0, shares = 0
         cdef Outcome outcome = FINE
@@ -953,9 +996,9 @@ cdef class Engine:
                     b.weights = self.gather(weights, 1, self.weights_start, at, some)
                 elif weights != NULL:
                     b.weights = <const real *>(weights + first * self.itemsize)
-                outcome = self.step(&b, objective, keep_gradients, steps.at(step - 1), steps,
-                                    &value, &share,
-                                    &correct if accuracy else NULL)
+                outcome = self.step(&b, objective, keep_gradients, update, steps.at(step - 1), steps,
+                                    &value, &share, &correct if accuracy else NULL,
+                                    to + first * target_row if to != NULL else NULL)
                 if outcome != FINE:
                     break
                 total += value * share
@@ -968,9 +1011,35 @@ cdef class Engine:
                     PyErr_CheckSignals()
                     caller = enter(per_step * (n // batch_size))
             leave(caller)
+            if outcome != FINE:
+                self.pending = False
         finally:
             self.use.writing = False
-        return OUTCOMES[outcome], step, value, total / shares if shares else 0.0, correct
+        return OUTCOMES[outcome], step, value, total, shares, correct
+
+    def apply_pending(self, Objective objective, bint keep_gradients, Steps steps):
+        """Update by the gradients that wait, if there are any; return the outcome.
+
+        Raises
+        ------
+        RuntimeError
+            The network is in use by another thread.
+        """
+        cdef Outcome outcome = FINE
+        cdef Caller caller
+        if not self.pending:
+            return OUTCOMES[FINE]
+        if self.use.writing or self.use.reading:
+            raise RuntimeError("this network is in use by another thread")
+        check_rate(steps.at(0).rate, self.type_number)
+        caller = enter(0)
+        outcome = self.settle(objective, keep_gradients, steps.at(0), steps)
+        leave(caller)
+        return OUTCOMES[outcome]
+
+    def forget_pending(self):
+        """Drop the gradients that wait."""
+        self.pending = False
 
     cdef Py_ssize_t block(self, Py_ssize_t n) noexcept nogil:
         """Rows of a prediction at a time: values stay in a cache, and weights are used often."""
@@ -1084,26 +1153,32 @@ cdef class Engine:
         return self.kernels.first_not_finite(self.parameter(0), self.size) < 0
 
     def evaluate(self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight,
-                 Objective objective, bint accuracy):
-        """Return `(outcome, mean, correct)`, as `train` does, of the network as it is."""
+                 Objective objective, bint accuracy, cnp.ndarray scores=None):
+        """Return `(outcome, total, shares, correct)`, as `train`, of the network as it is.
+
+        `scores` (n, n_out), if it is given, gets those.
+        """
         cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, block = self.block(n)
         cdef Py_ssize_t correct = 0
-        cdef cnp.ndarray scores = np.empty((block, self.n_out), self.dtype)
+        cdef cnp.ndarray own = np.empty((block, self.n_out), self.dtype) if scores is None else None
         cdef cnp.ndarray own_labels = np.empty(block, np.intp)
-        cdef const real *found = <const real *>cnp.PyArray_DATA(scores)
+        cdef const real *found
         cdef Batch b = Batch(NULL, NULL, NULL, NULL, 0)
         cdef double total = 0, shares = 0, share
+        cdef cnp.ndarray at
         cdef Caller caller
         self.reserve_targets(block, sample_weight is not None or objective.takes_rows)
         while first < n:
             some = b.n = min(n - first, block)
-            self.predict_into(x[first:first + some], scores[:some])
+            at = own[:some] if scores is None else scores[first:first + some]
+            self.predict_into(x[first:first + some], at)
+            found = <const real *>cnp.PyArray_DATA(at)
             if cnp.PyArray_NDIM(target) == 1:
                 b.labels = <const Py_ssize_t *>cnp.PyArray_DATA(own_labels)
                 if not self.take_labels(
                         <const Py_ssize_t *>cnp.PyArray_DATA(target) + first, NULL,
                         <Py_ssize_t *>cnp.PyArray_DATA(own_labels), some, objective.ignored):
-                    return OUTCOMES[BAD_LABEL], 0.0, 0
+                    return OUTCOMES[BAD_LABEL], 0.0, 0.0, 0
             else:
                 b.rows = <const real *>(
                     cnp.PyArray_BYTES(target) + first * self.n_out * self.itemsize)
@@ -1112,16 +1187,16 @@ cdef class Engine:
                     cnp.PyArray_BYTES(sample_weight) + first * self.itemsize)
             if objective.loss == CROSS_ENTROPY and self.kernels.first_bad_probability(
                     found, some * self.n_out) >= 0:
-                return OUTCOMES[BAD_PROBABILITY], 0.0, 0
+                return OUTCOMES[BAD_PROBABILITY], 0.0, 0.0, 0
             caller = enter(0)
             share = self.weigh(&b, objective)
             total += self.loss_of(objective, found, &b, 0, some, NULL, 1)
             shares += share if objective.mean else some
             if accuracy:
-                correct += self.right_answers(found, &b, 0, some)
+                correct += self.right_answers(objective, found, &b, 0, some)
             leave(caller)
             first += some
-        return OUTCOMES[FINE], total / shares if shares else 0.0, correct
+        return OUTCOMES[FINE], total, shares, correct
 
 
 cdef class Forward:

@@ -205,13 +205,59 @@ cdef inline Py_ssize_t first_largest(const real *x, Py_ssize_t n_classes) noexce
 
 cdef Py_ssize_t count_correct(
         const real *scores, const Py_ssize_t *labels, const real *T,
-        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil:
-    """Number of rows whose largest score stands at the label, or where T's row is largest."""
+        Py_ssize_t n, Py_ssize_t n_classes, Py_ssize_t k) noexcept nogil:
+    """Number of rows with a score among the k largest at the label, or where T's row is largest."""
     cdef Py_ssize_t i, wanted, correct = 0
     for i in range(n):
         wanted = labels[i] if T == NULL else first_largest(T + i * n_classes, n_classes)
-        correct += first_largest(scores + i * n_classes, n_classes) == wanted
+        if k == 1:
+            correct += first_largest(scores + i * n_classes, n_classes) == wanted
+        elif wanted >= 0:
+            correct += place_of(scores + i * n_classes, wanted, n_classes) < k
     return correct
+
+
+cdef inline Py_ssize_t place_of(
+        const real *x, Py_ssize_t wanted, Py_ssize_t n_classes) noexcept nogil:
+    """How many entries come before one, the largest first, of equals the first; NaN is largest."""
+    cdef Py_ssize_t j, before = 0
+    for j in range(n_classes):
+        if x[wanted] != x[wanted]:
+            before += j < wanted and x[j] != x[j]
+        else:
+            before += not x[j] <= x[wanted] or j < wanted and x[j] == x[wanted]
+    return before
+
+
+cdef Py_ssize_t count_same_side(
+        const real *scores, const real *T, Py_ssize_t size) noexcept nogil:
+    """Number of entries whose score is above 0 where the target is above 1/2, and only there."""
+    cdef Py_ssize_t i, same = 0
+    for i in range(size):
+        same += scores[i] == scores[i] and (scores[i] > 0) == (T[i] > 0.5)
+    return same
+
+
+cdef double r2_score(
+        const real *Y, const real *T, Py_ssize_t n, Py_ssize_t n_out) noexcept nogil:
+    """Mean over columns of 1 - sum (t - y)^2 / sum (t - mean of t)^2."""
+    cdef Py_ssize_t i, j
+    cdef double mean, residual, spread, total = 0
+    for j in range(n_out):
+        mean = residual = spread = 0
+        for i in range(n):
+            mean += T[i * n_out + j]
+        mean /= n
+        for i in range(n):
+            residual += (<double>T[i * n_out + j] - Y[i * n_out + j]) ** 2
+            spread += (T[i * n_out + j] - mean) ** 2
+        if spread > 0:
+            total += 1 - residual / spread
+        elif residual == 0:         # a constant that is met
+            total += 1
+        elif residual != residual:
+            total += residual
+    return total / n_out
 
 
 cdef Py_ssize_t first_bad_weight(const real *T, Py_ssize_t size) noexcept nogil:

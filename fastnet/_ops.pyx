@@ -1662,13 +1662,15 @@ def mean_squared_error(Y, T, dY=None, bint gradient=True):
     return entry_losses(Y, T, "mean_squared_error", dY=dY, gradient=gradient)
 
 
-def count_correct(scores, target):
-    """Number of rows whose largest score stands at the label, or where the target row is largest.
+def count_correct(scores, target, Py_ssize_t k=1):
+    """Number of rows with one of the k largest scores at the label, or where the target row is
+    largest.
 
     Parameters
     ----------
     scores : ndarray (n, n_classes)
     target : ndarray of int64 (n,) or of the scores' dtype (n, n_classes)
+    k : int
 
     Returns
     -------
@@ -1682,7 +1684,45 @@ def count_correct(scores, target):
     """
     cdef cnp.ndarray x = matrix(scores, "scores", ANY_DTYPE), t = target_of(target, x)
     return kernels_for(x).count_correct(
-        pointer(x), labels_of(t), rows_of(t), cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1))
+        pointer(x), labels_of(t), rows_of(t), cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), k)
+
+
+def count_same_side(scores, T):
+    """Number of entries whose score is above 0 where the target is above 1/2, and only there.
+
+    Parameters
+    ----------
+    scores, T : ndarray (n, n_out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_cross_entropy`.
+    """
+    cdef cnp.ndarray x = matrix(scores, "scores", ANY_DTYPE), t = like(T, "T", x)
+    return kernels_for(x).count_same_side(pointer(x), pointer(t), cnp.PyArray_SIZE(x))
+
+
+def r2_score(Y, T):
+    """Mean over columns of 1 - sum (t - y)^2 / sum (t - mean of t)^2, in double.
+
+    Parameters
+    ----------
+    Y, T : ndarray (n, n_out)
+
+    Returns
+    -------
+    r2 : float
+        A column whose targets are all equal counts 1 if they are met exactly, else 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_cross_entropy`.
+    """
+    cdef cnp.ndarray y = matrix(Y, "Y", ANY_DTYPE), t = like(T, "T", y)
+    return kernels_for(y).r2_score(
+        pointer(y), pointer(t), cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(y, 1))
 
 
 # ---- Updates ---------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastnet._files import draft, replacing
 from fastnet._model import Model
 from fastnet._training import Epoch
 
@@ -50,21 +50,15 @@ def check_writable(path: Path, force: bool, sources: Sequence[str] = ()) -> None
             raise OSError(f"cannot write {path}: it is to be read")
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise OSError(f"cannot write {path}: it is write-protected")
-    with _draft(path):
+    with _told(path), draft(path):
         pass
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file of the same name in a temporary folder beside `path`; both vanish at the end.
-
-    The folder, not the file, has the temporary name: so the file gets the usual permissions, and a
-    name that is too long is noticed.
-    """
+def _told(path: Path) -> Iterator[None]:
+    """Give errors a message to be shown."""
     try:
-        with TemporaryDirectory(prefix=".fastnet-", dir=path.parent) as folder:
-            with open(Path(folder, path.name), "wb") as file:
-                yield file
+        yield
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -72,10 +66,8 @@ def _draft(path: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` if the block ends without an exception."""
-    with _draft(path) as file:
+    with _told(path), replacing(path) as file:
         yield file
-        file.close()
-        os.replace(file.name, path)
 
 
 def draw(history: Sequence[Epoch], title: str) -> "Figure":

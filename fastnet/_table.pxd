@@ -156,10 +156,16 @@ cdef struct KernelTable:
         const real *class_weight, real *T, Py_ssize_t n, Py_ssize_t n_classes,
         Py_ssize_t ignored, double smoothing) noexcept nogil
     double (*sum_of_weights)(const real *weights, Py_ssize_t n) noexcept nogil
-    # number of rows whose largest score stands where the target says.   labels or T is NULL
+    # number of rows with one of the k largest scores where the target says.   labels or T is NULL
     Py_ssize_t (*count_correct)(
         const real *scores, const Py_ssize_t *labels, const real *T,
-        Py_ssize_t n, Py_ssize_t n_classes) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_classes, Py_ssize_t k) noexcept nogil
+    # number of entries with (score > 0) = (t > 1/2)
+    Py_ssize_t (*count_same_side)(
+        const real *scores, const real *T, Py_ssize_t size) noexcept nogil
+    # mean over columns of 1 - sum (t - y)^2 / sum (t - mean t)^2; a constant column: 1 or 0
+    double (*r2_score)(
+        const real *Y, const real *T, Py_ssize_t n, Py_ssize_t n_out) noexcept nogil
     # index of the first entry that cannot be a target weight (finite, >= 0), or -1
     Py_ssize_t (*first_bad_weight)(const real *T, Py_ssize_t size) noexcept nogil
     # index of the first entry that is infinite or NaN, or -1

@@ -136,7 +136,7 @@ def train(
             raise FloatingPointError(
                 str(error).replace("at epoch 1,", f"at epoch {number},")
                 .replace(", and the step was not applied", "")) from error
-        epoch = {name: values[-1] for name, values in vars(history).items() if values}
+        epoch = {name: values[-1] for name, values in history.curves.items()}
         # The last update of all is followed by no step that would notice what it has done.
         if not math.isfinite(epoch["val_loss"]):
             raise FloatingPointError(

@@ -3,17 +3,19 @@
 from __future__ import annotations  # numpy.random is slow to import: not before it is used
 
 import math
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastnet import _engine, _ops
+from fastnet import metrics as measures
 from fastnet._convert import positive
+from fastnet._fitting import LAZY_ROWS, Batches, Fitting, Portion, Samples, Tally
 from fastnet._layer import (
     Layer,
     Parameter,
@@ -23,6 +25,8 @@ from fastnet._layer import (
     is_layer,
 )
 from fastnet.activations import Activation, Identity, LogSoftmax, ReLU, Softmax
+from fastnet.callbacks import Callback, Progress, check_callbacks
+from fastnet.history import History, Scores
 from fastnet.layers import (
     ELU,
     GELU,
@@ -48,13 +52,9 @@ from fastnet.losses import (
     Poisson,
     SoftmaxCrossEntropy,
 )
-from fastnet.metrics import accuracy
 from fastnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["History", "Predictor", "Scores", "Sequential"]
+__all__ = ["Predictor", "Sequential"]
 
 LOSSES = {
     "softmax_cross_entropy": SoftmaxCrossEntropy,
@@ -88,6 +88,34 @@ def _objective(loss: Loss, dtype: np.dtype) -> _engine.Objective:
             ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing)
     return _engine.Objective("cross_entropy", dtype)
 
+
+class _Head(NamedTuple):
+    """What the last layer's output says about classes.
+
+    `function`: how probabilities come from it, "softmax", "sigmoid", "identity", or why there are
+    none; `independent`: one question per output, not one class per row.
+    """
+
+    function: str
+    independent: bool
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        if self.function == "identity":
+            return scores
+        if self.function == "softmax":
+            return _ops.softmax_forward(scores)
+        if self.function == "sigmoid":
+            return _ops.activation_forward(scores, "sigmoid")
+        raise ValueError(f"probabilities need classes, which {self.function}")
+
+    def labels(self, scores: np.ndarray) -> np.ndarray:
+        if self.independent:
+            yes = (scores > (0 if self.function == "sigmoid" else 0.5)).astype(np.int64)
+            return yes[:, 0] if yes.shape[1] == 1 else yes
+        labels: np.ndarray = scores.argmax(axis=1)
+        return labels
+
+
 # Which network a layer belongs to, for as long as both live.
 _networks: weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]] = weakref.WeakKeyDictionary()
 
@@ -96,65 +124,6 @@ def _network_of(layer: Any) -> Sequential | None:
     """Return the network that a layer belongs to."""
     owner = _networks.get(layer)
     return owner() if owner is not None else None
-
-
-class Scores(NamedTuple):
-    """What `evaluate` returns; accuracy is None where it is not among the metrics."""
-
-    loss: float
-    accuracy: float | None
-
-
-class History:
-    """What `fit` recorded, one number per epoch.
-
-    Attributes
-    ----------
-    loss, accuracy : list of float
-        Means over the training samples, each seen before its step's update.
-    val_loss, val_accuracy : list of float
-        Of the validation data, at the end of the epoch.
-        A list is empty where nothing was measured.
-    """
-
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-        self.accuracy: list[float] = []
-        self.val_loss: list[float] = []
-        self.val_accuracy: list[float] = []
-
-    def plot(self) -> Axes | np.ndarray:
-        """Draw the curves; needs matplotlib.
-
-        Returns
-        -------
-        axes : matplotlib Axes, or an array of two if accuracy was measured
-        """
-        from matplotlib import pyplot
-        from matplotlib.ticker import MaxNLocator
-
-        names = ["loss", "accuracy"] if self.accuracy else ["loss"]
-        figure, axes = pyplot.subplots(
-            1, len(names), figsize=(5 * len(names), 4), layout="constrained")
-        epochs = range(1, len(self.loss) + 1)
-        for ax, name in zip(np.atleast_1d(axes), names, strict=True):
-            for label, column, style in [("training", name, "-"),
-                                         ("validation", f"val_{name}", "--")]:
-                if curve := getattr(self, column):
-                    marker = "." if len(curve) <= 20 else ""
-                    ax.plot(epochs, curve, style, marker=marker, label=label)
-            ax.set(xlabel="epoch", ylabel=name)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.grid(alpha=0.3)
-            ax.legend()
-        drawn: Axes | np.ndarray = axes
-        return drawn
-
-    def __repr__(self) -> str:
-        last = ", ".join(f"{name} {values[-1]:.4f}" for name, values in vars(self).items()
-                         if values)
-        epochs = f"{len(self.loss)} epoch{'s' if len(self.loss) != 1 else ''}"
-        return f"History({epochs}{': ' if last else ''}{last})"
 
 
 class _Table:
@@ -313,8 +282,11 @@ class Sequential(Layer):
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
         self._objective: _engine.Objective | None = None
-        self._measures_accuracy = False
+        self._metrics: dict[str, measures.Metric] = {}
         self._keeps_gradients = False
+        self._current_fit: Fitting | None = None
+        self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
+        self.stop_training = False
         self._native = True             # optimizer and loss are built in
         self._stepping = False          # layer by layer, between forward and the update
         self._steps: tuple[Optimizer, int, _engine.Steps] | None = None     # of which version
@@ -468,8 +440,11 @@ class Sequential(Layer):
         loss : loss or str
             "softmax_cross_entropy", "cross_entropy", "negative_log_likelihood",
             "binary_cross_entropy", "mean_squared_error" or "mse", "huber", "poisson".
-        metrics : sequence
-            Empty, or `["accuracy"]`.
+        metrics : sequence of str and callables
+            What else to measure, in training and validation: "accuracy" (of `BinaryCrossEntropy`
+            the share of entries that are right), "top_5_accuracy" with any number, "r2_score", or
+            a callable of scores (n, n_out) and target that returns a number; see
+            `fastnet.metrics`. All but "accuracy" need the scores of an epoch at its end.
         keep_gradients : bool
             Leave the gradients of the last step on the layers, and refuse a step whose gradients
             are not finite. Costs time.
@@ -478,7 +453,7 @@ class Sequential(Layer):
         ------
         TypeError, ValueError
             Something else; `SoftmaxCrossEntropy` behind a `Softmax`, which would be taken twice;
-            accuracy of a loss without classes.
+            accuracy of a loss without classes; a metric twice.
         """
         if _network_of(self) is not None:
             raise RuntimeError("this network is part of another one, which trains it")
@@ -496,17 +471,11 @@ class Sequential(Layer):
             loss = LOSSES[loss]()
         if not isinstance(loss, Loss):
             raise TypeError(f"loss must be a loss or its name, got {loss!r}")
-        if isinstance(metrics, str):
-            raise TypeError(f"metrics must be a list, got {metrics!r}")
-        for metric in metrics:
-            if metric not in ("accuracy", accuracy):
-                raise ValueError(f"metrics must hold 'accuracy' or nothing, got {metric!r}")
+        measured = self._named(metrics, loss)
         if isinstance(loss, SoftmaxCrossEntropy) and self._ends_in(Softmax):
             raise ValueError("SoftmaxCrossEntropy takes raw scores, but the network ends in a "
                              "Softmax: leave that out (predict_proba gives probabilities), or use "
                              "CrossEntropy")
-        if metrics and isinstance(loss, EntryLoss):
-            raise ValueError(f"accuracy needs classes, which {type(loss).__name__} does not have")
         if loss.reduction == "none":
             raise ValueError("a network needs one number to make smaller: reduction must be 'mean' "
                              "or 'sum', got 'none'")
@@ -521,8 +490,45 @@ class Sequential(Layer):
                         and type(loss) in LOSSES.values())
         self._objective = (_objective(loss, self._dtype) if type(loss) in LOSSES.values()
                            else None)
-        self._measures_accuracy = bool(metrics)
+        self._metrics = measured
         self._keeps_gradients = bool(keep_gradients)
+        self._forget_pending()
+
+    @staticmethod
+    def _named(metrics: Any, loss: Loss) -> dict[str, measures.Metric]:
+        """Return the metrics by name, checked."""
+        if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+            raise TypeError(f"metrics must be a list, got {metrics!r}")
+        found: dict[str, measures.Metric] = {}
+        for metric in metrics:
+            name, function = measures.get(metric)
+            if name in found:
+                raise ValueError(f"metrics must hold each name once, but {name!r} came twice")
+            if hasattr(History, name) or name in ("loss", "epoch") or name.startswith("val_"):
+                raise ValueError(f"a metric cannot be called {name!r}")
+            if function is measures.accuracy:
+                if isinstance(loss, BinaryCrossEntropy):
+                    function = measures.binary_accuracy
+                elif isinstance(loss, EntryLoss):
+                    raise ValueError("accuracy needs classes, which "
+                                     f"{type(loss).__name__} does not have")
+            found[name] = function
+        return found
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer that `compile` was given."""
+        return self._optimizer
+
+    @property
+    def loss(self) -> Loss | None:
+        """The loss that `compile` was given."""
+        return self._loss
+
+    @property
+    def _counts(self) -> bool:
+        """Whether accuracy is counted on the way."""
+        return self._metrics.get("accuracy") in (measures.accuracy, measures.binary_accuracy)
 
     def _ends_in(self, kind: type) -> bool:
         last = self._layers[-1]
@@ -594,7 +600,9 @@ class Sequential(Layer):
             _ops.check_weights(weights, "sample_weight times class_weight")
         return weights
 
-    def train_step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+    def train_step(
+        self, x: Any, y: Any, sample_weight: Any = None, *, update: bool = True
+    ) -> float:
         """Take one step on a batch and return its mean loss, as it was before the update.
 
         Parameters
@@ -604,6 +612,9 @@ class Sequential(Layer):
             Labels or rows, as the loss takes them.
         sample_weight : array_like (n,), optional
             What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`.
+        update : bool
+            False only gathers gradients. The next step that updates takes them along, as if all
+            their samples had come in one batch.
 
         Raises
         ------
@@ -614,11 +625,12 @@ class Sequential(Layer):
             range, 0 rows.
         FloatingPointError
             The loss is not finite, and the step is not applied; or parameters are not finite after
-            it, which is seen at once, and the step is applied unless gradients are kept.
+            it, which is seen at once, and the step is applied unless gradients are kept. Gradients
+            that were gathered before are lost.
         """
         optimizer, loss = self._compiled()
         if self._engine is None or not self._native:
-            return self._step_by_layers(x, y, sample_weight, "")[0]
+            return self._step_by_layers(x, y, sample_weight, "", update)[0]
         x = self._engine.inputs(x)
         target = self._target(y, len(x), self._engine.n_out, loss)
         if sample_weight is not None:
@@ -627,7 +639,7 @@ class Sequential(Layer):
         steps = self._steps_of(optimizer, 1)
         outcome, _, value, *_ = self._engine.train(
             x, target, sample_weight, self._objective, len(x), None, False, self._keeps_gradients,
-            steps)
+            steps, update)
         optimizer.steps += steps.taken
         if outcome != "fine":
             raise self._failure(outcome, value, "")
@@ -636,7 +648,7 @@ class Sequential(Layer):
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         batch_size: int = 32,
         epochs: int = 1,
         validation_data: tuple[Any, ...] | None = None,
@@ -646,23 +658,30 @@ class Sequential(Layer):
         verbose: int = 1,
         sample_weight: Any = None,
         class_weight: Any = None,
+        callbacks: Sequence[Callback] = (),
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        gradient_accumulation_steps: int = 1,
     ) -> History:
         """Train for some epochs, each a pass over all samples in steps of `batch_size`.
 
         Parameters
         ----------
-        x : array_like (n, in_features)
+        x : array_like (n, in_features), or iterable of batches
+            A memory map (`numpy.load(path, mmap_mode="r")`) may be larger than memory. Of the
+            network's dtype it is read where it lies; of another, batch by batch. Each element of an
+            iterable is `(x, y)` or `(x, y, sample_weight)`, a step.
         y : array_like (n,) or (n, out_features)
-            Labels or rows, as the loss takes them.
+            Labels or rows, as the loss takes them; None where `x` gives batches.
         batch_size : int
-            The last batch of an epoch holds what is left.
+            The last batch of an epoch holds what is left. Not used where `x` gives batches.
         epochs : int
         validation_data : (x, y) or (x, y, sample_weight), optional
             Measured after each epoch; nothing is learnt from it.
         validation_split : float
             In [0, 1): this share of the samples, the last ones, is validation data instead.
         shuffle : bool
-            Take the samples in a new random order in each epoch.
+            Take the samples in a new random order in each epoch; batches come as they are given.
         rng : int, numpy.random.Generator or None
             Source of these orders; None: one of the network's own, different in each process.
         verbose : int
@@ -673,6 +692,16 @@ class Sequential(Layer):
             What each sample of a class counts, by label, 1 for those left out; "balanced" makes all
             classes count alike, `n / (n_classes * number of its samples)`. Multiplied with
             `sample_weight`.
+        callbacks : sequence of Callback
+            See `fastnet.callbacks`.
+        initial_epoch : int
+            How many epochs were done before: `epochs` counts them, and an int as `rng` passes
+            over their orders, so that this fit goes on where an earlier one ended.
+        steps_per_epoch : int, optional
+            How many batches an epoch has, where `x` gives batches; None: all of them.
+        gradient_accumulation_steps : int
+            How many batches make one step, as if they were one batch. In an epoch that leaves
+            fewer, these are the last step.
 
         Returns
         -------
@@ -681,7 +710,7 @@ class Sequential(Layer):
         Raises
         ------
         RuntimeError, TypeError, ValueError
-            As `train_step`.
+            As `train_step`; batches that run out.
         FloatingPointError
             As `train_step`, naming epoch and step.
         KeyboardInterrupt
@@ -689,53 +718,60 @@ class Sequential(Layer):
         """
         _, loss = self._compiled()
         batch_size, epochs = positive(batch_size, "batch_size"), positive(epochs, "epochs")
+        parts = positive(gradient_accumulation_steps, "gradient_accumulation_steps")
+        done = positive(initial_epoch, "initial_epoch") if initial_epoch != 0 else 0
         if verbose not in (0, 1):
             raise ValueError(f"verbose must be 0 or 1, got {verbose!r}")
-        x = self._inputs(x)
-        y = self._target(y, len(x), self._width(x), loss)
-        weights = self._weights(sample_weight, class_weight, y, loss)
-        batch_size = min(batch_size, len(x))
-        if validation_split:
-            if validation_data is not None:
-                raise ValueError("validation_data and validation_split exclude each other")
-            if not 0 < validation_split < 1:
-                raise ValueError("validation_split must be in the interval [0, 1), "
-                                 f"got {validation_split}")
-            kept = len(x) - round(len(x) * validation_split)
-            if not 0 < kept < len(x):
-                raise ValueError(f"validation_split {validation_split} leaves no sample of "
-                                 f"{len(x)} on one side")
-            validation_data = (x[kept:], y[kept:], None if weights is None else weights[kept:])
-            x, y = x[:kept], y[:kept]
-            weights = None if weights is None else weights[:kept]
-        elif validation_data is not None:
-            x_val, y_val, *w_val = validation_data
-            x_val = self._inputs(x_val)
-            y_val = self._target(y_val, len(x_val), self._width(x_val), loss)
-            validation_data = (
-                x_val, y_val, self._weights(w_val[0], None, y_val, loss) if w_val else None)
-        orders = self._orders(rng) if shuffle else None
-        history = History()
-        show, done = _progress(epochs) if verbose else (None, None)
-        try:
-            for epoch in range(1, epochs + 1):
-                order = orders.permutation(len(x)) if orders else None
-                value, correct = self._epoch(
-                    x, y, weights, batch_size, order, f" at epoch {epoch}")
-                history.loss.append(value)
-                if self._measures_accuracy:
-                    history.accuracy.append(correct / self._counted(y))
+        own_callbacks = check_callbacks(callbacks)
+        source: Samples | Batches
+        validation: Samples | None = None
+        orders = None
+        if y is None and not isinstance(x, (np.ndarray, str, bytes)) and isinstance(x, Iterable):
+            if sample_weight is not None or validation_split or isinstance(class_weight, str):
+                raise ValueError("sample_weight, validation_split and class_weight='balanced' need "
+                                 "x and y as arrays, not batches")
+            steps = None if steps_per_epoch is None else positive(steps_per_epoch,
+                                                                  "steps_per_epoch")
+            source = Batches(x, steps, partial(self._portion, class_weight))
+            if source.ends and epochs - done > 1:
+                raise ValueError(f"x can be gone through once, not {epochs - done} times: give "
+                                 "something that can be iterated anew, or steps_per_epoch")
+        else:
+            if steps_per_epoch is not None:
+                raise ValueError("steps_per_epoch needs batches, not x and y as arrays")
+            source = self._samples(x, y, sample_weight, class_weight)
+            if validation_split:
                 if validation_data is not None:
-                    scores = self._measure(*validation_data)
-                    history.val_loss.append(scores.loss)
-                    if scores.accuracy is not None:
-                        history.val_accuracy.append(scores.accuracy)
-                if show:
-                    show(epoch, history)
+                    raise ValueError("validation_data and validation_split exclude each other")
+                source, validation = self._split(source, validation_split)
+            if shuffle:
+                orders = self._orders(rng)
+                if rng is not None and not isinstance(rng, np.random.Generator):
+                    for _ in range(done):
+                        orders.permutation(len(source))
+            # The engine takes large batches in blocks, so there is nothing to gather.
+            batch_size, parts = min(batch_size * parts, len(source)), 1
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)):
+                raise TypeError("validation_data must be a tuple, got "
+                                f"{type(validation_data).__name__}")
+            if len(validation_data) not in (2, 3):
+                raise ValueError("validation_data must be (x, y) or (x, y, sample_weight), got "
+                                 f"{len(validation_data)} items")
+            validation = self._samples(*validation_data)
+        progress = [Progress(epochs, done)] if verbose else []
+        self._forget_pending()
+        self.stop_training = False
+        fitting = self._current_fit = Fitting(
+            self, source, validation, rows=batch_size, epochs=epochs, epoch=done, orders=orders,
+            parts=parts, callbacks=[*own_callbacks, *progress])
+        try:
+            return fitting.run()
         finally:
-            if done:
-                done()
-        return history
+            self._current_fit = None
+            self._forget_pending()
+            for bar in progress:
+                bar.close()
 
     def _orders(self, rng: int | np.random.Generator | None) -> np.random.Generator:
         """Return the generator that is asked for, or the network's own."""
@@ -745,41 +781,124 @@ class Sequential(Layer):
             self._rng = np.random.default_rng()
         return self._rng
 
-    def _counted(self, y: np.ndarray) -> int:
-        """Return how many samples have a label that is not ignored."""
-        ignored = getattr(self._loss, "ignore_index", None)
-        return max(1, len(y) if ignored is None or y.ndim > 1 else int((y != ignored).sum()))
+    def _samples(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None
+    ) -> Samples:
+        """Return samples as they are taken in training, or with the means to get there."""
+        _, loss = self._compiled()
+        if not (_foreign(x, self._dtype) or _foreign(y, self._dtype)):
+            portion = self._portion(class_weight, x, y, sample_weight)
+            return Samples(portion.x, portion.y, portion.weights)
+        if len(x) == 0 or len(x) != len(y):
+            raise ValueError(f"x and y must have as many rows, at least 1, got {len(x)} "
+                             f"and {len(y)}")
+        if np.ndim(y) == 1:                             # a few bytes a sample
+            y = self._target(y, len(x), self._width(self._inputs(x[:1])), loss)
+        self._portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
+        return Samples(x, y, self._weights(sample_weight, class_weight, y, loss),
+                       partial(self._portion, None))
 
-    def _epoch(
-        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, batch_size: int,
-        order: np.ndarray | None, place: str,
-    ) -> tuple[float, int]:
-        """Return mean loss and number of right answers of one epoch."""
+    def _portion(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
+        """Return samples as the network takes them, checked."""
+        _, loss = self._compiled()
+        x = self._inputs(x)
+        y = self._target(y, len(x), self._width(x), loss)
+        return Portion(x, y, self._weights(sample_weight, class_weight, y, loss))
+
+    @staticmethod
+    def _split(samples: Samples, share: float) -> tuple[Samples, Samples]:
+        """Return the first samples, and the last ones, which are this share of all."""
+        n = len(samples)
+        if not 0 < share < 1:
+            raise ValueError(f"validation_split must be in the interval [0, 1), got {share}")
+        kept = n - round(n * share)
+        if not 0 < kept < n:
+            raise ValueError(f"validation_split {share} leaves no sample of {n} on one side")
+        return samples.part(slice(0, kept)), samples.part(slice(kept, n))
+
+    # ---- What a fit asks for -------------------------------------------------------------------
+
+    @property
+    def _runs_epochs(self) -> bool:
+        """Whether many steps can be taken by one call."""
+        return self._engine is not None and self._native
+
+    def _tally(self) -> Tally:
+        return Tally(self._metrics, self._counts)
+
+    def _train_on(
+        self, portion: Portion, batch_size: int, place: str, number: int, tally: Tally,
+        update: bool,
+    ) -> float:
+        """Take a step per batch of a portion; return the last loss. `number`: of the portion."""
         optimizer, loss = self._compiled()
-        if self._engine is not None and self._native:
-            assert self._objective is not None
-            steps = self._steps_of(optimizer, -(-len(x) // batch_size))
-            try:
-                outcome, step, value, mean, correct = self._engine.train(
-                    x, y, weights, self._objective, batch_size, order, self._measures_accuracy,
-                    self._keeps_gradients, steps)
-            finally:
-                optimizer.steps += steps.taken
+        x, y, weights, order = portion
+        n = len(x) if order is None else len(order)
+        if n == 0:
+            raise ValueError("a mean over 0 rows is not defined")
+        counted = self._answers(y if order is None else y[order]) if self._counts else 0
+        scores = None
+        if not self._runs_epochs:
+            if order is not None:
+                x, y = x[order], y[order]
+                weights = None if weights is None else weights[order]
+            value, scores = self._step_by_layers(
+                x, y, weights, f"{place}, step {number + 1}", update)
+            share = self._share(scores, y, weights)
+            tally.add(value * (share if loss.reduction == "mean" else 1), share,
+                      self._right_answers(scores, y) if self._counts else 0, counted)
+            if tally.keeps_scores:
+                tally.keep(*self._of_interest(scores, y))
+            return value
+        assert self._engine is not None and self._objective is not None
+        if tally.keeps_scores:
+            scores = np.empty((n, self._engine.n_out), self._dtype)
+        steps = self._steps_of(optimizer, -(-n // batch_size))
+        try:
+            outcome, step, value, total, shares, correct = self._engine.train(
+                x, y, weights, self._objective, batch_size, order, self._counts,
+                self._keeps_gradients, steps, update, scores)
+        finally:
+            optimizer.steps += steps.taken
+        if outcome != "fine":
+            raise self._failure(outcome, value, f"{place}, step {number + step}")
+        tally.add(total, shares, correct, counted)
+        if scores is not None:
+            tally.keep(*self._of_interest(scores, y if order is None else y[order]))
+        return value
+
+    def _apply_pending(self, place: str) -> None:
+        """Update by the gradients that were gathered, if there are any."""
+        optimizer, _ = self._compiled()
+        if self._runs_epochs:
+            assert self._engine is not None and self._objective is not None
+            steps = self._steps_of(optimizer, 1)
+            outcome = self._engine.apply_pending(self._objective, self._keeps_gradients, steps)
+            optimizer.steps += steps.taken
             if outcome != "fine":
-                raise self._failure(outcome, value, f"{place}, step {step}")
-            return mean, correct
-        total, shares, correct = 0.0, 0.0, 0
-        for step, start in enumerate(range(0, len(x), batch_size), 1):
-            batch = slice(start, start + batch_size)
-            some = order[batch] if order is not None else batch
-            own = None if weights is None else weights[some]
-            value, scores = self._step_by_layers(x[some], y[some], own, f"{place}, step {step}")
-            share = self._share(scores, y[some], own)
-            total += value * (share if loss.reduction == "mean" else 1)
-            shares += share
-            if self._measures_accuracy:
-                correct += self._right_answers(scores, y[some])
-        return total / shares if shares else 0.0, correct
+                raise self._failure(outcome, math.nan, place)
+        elif self._pending is not None:
+            self._update_by_layers(0.0, place)
+
+    def _forget_pending(self) -> None:
+        """Drop the gradients that were gathered."""
+        self._pending = None
+        if self._engine is not None:
+            self._engine.forget_pending()
+
+    def _answers(self, y: np.ndarray) -> int:
+        """Return how many answers accuracy counts: not those whose label is ignored."""
+        if self._metrics.get("accuracy") is measures.binary_accuracy:
+            return y.size
+        ignored = getattr(self._loss, "ignore_index", None)
+        return len(y) if ignored is None or y.ndim > 1 else int((y != ignored).sum())
+
+    def _of_interest(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and targets of the rows whose label is not ignored."""
+        ignored = getattr(self._loss, "ignore_index", None)
+        if ignored is None or y.ndim > 1:
+            return scores, y
+        return scores[y != ignored], y[y != ignored]
 
     def _share(self, scores: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
         """Return what the mean over a batch divides by, as often as an epoch's mean needs."""
@@ -793,17 +912,17 @@ class Sequential(Layer):
         return len(y) if weights is None else _ops.sum_of_weights(weights)
 
     def _right_answers(self, scores: np.ndarray, y: np.ndarray) -> int:
-        """Return how many rows of scores are right; ignored labels are not."""
-        ignored = getattr(self._loss, "ignore_index", None)
-        if ignored is not None and y.ndim == 1:
-            scores, y = scores[y != ignored], y[y != ignored]
-        return round(accuracy(scores, y) * len(y)) if len(y) else 0
+        """Return how many answers are right; those whose label is ignored are not."""
+        scores, y = self._of_interest(scores, y)
+        if self._metrics["accuracy"] is measures.binary_accuracy:
+            return _ops.count_same_side(scores, y)
+        return round(measures.accuracy(scores, y) * len(y)) if len(y) else 0
 
     def _step_by_layers(
-        self, x: Any, y: Any, weights: Any, place: str
+        self, x: Any, y: Any, weights: Any, place: str, update: bool = True
     ) -> tuple[float, np.ndarray]:
         """Take a step by calling each layer; return the loss and the scores."""
-        optimizer, loss = self._compiled()
+        _, loss = self._compiled()
         if self._stepping:
             raise RuntimeError("this network is in use by another thread")
         self._stepping = True
@@ -816,17 +935,40 @@ class Sequential(Layer):
                 loss.forward(scores, y) if weights is None      # type: ignore[attr-defined]
                 else loss.forward(scores, y, weights))          # type: ignore[attr-defined]
             if not math.isfinite(value):
+                self._pending = None
                 raise self._failure("loss", value, place)
             self.backward(loss.backward())
-            if self._keeps_gradients and not all(
-                    np.isfinite(gradient).all() for _, _, gradient in self.parameters()):
-                raise self._failure("gradient", value, place)
-            optimizer.step(self._layers)
-            if not all(np.isfinite(values).all() for _, values, _ in self.parameters()):
-                raise self._failure("parameter", value, place)
+            if self._pending is not None or not update:
+                self._gather(self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
+            if update:
+                self._update_by_layers(value, place)
         finally:
             self._stepping = False
         return value, scores
+
+    def _gather(self, share: float) -> None:
+        """Add the layers' gradients, each times what its mean was divided by, to the sums."""
+        before, sums = self._pending or (0.0, [])
+        gradients = [_ops.scale_forward(gradient, share) for _, _, gradient in self.parameters()]
+        self._pending = before + share, [
+            _ops.add_forward(*pair) for pair in zip(sums, gradients, strict=True)
+        ] if sums else gradients
+
+    def _update_by_layers(self, value: float, place: str) -> None:
+        """Update by the gradients on the layers, or by those that were gathered."""
+        optimizer, loss = self._compiled()
+        if self._pending is not None:
+            total, sums = self._pending
+            factor = 1 / total if total and loss.reduction == "mean" else 1.0
+            for (_, _, gradient), gathered in zip(self.parameters(), sums, strict=True):
+                gradient[...] = _ops.scale_forward(gathered, factor)
+            self._pending = None
+        if self._keeps_gradients and not all(
+                np.isfinite(gradient).all() for _, _, gradient in self.parameters()):
+            raise self._failure("gradient", value, place)
+        optimizer.step(self._layers)
+        if not all(np.isfinite(values).all() for _, values, _ in self.parameters()):
+            raise self._failure("parameter", value, place)
 
     def _failure(self, outcome: str, value: float, place: str) -> Exception:
         """Return what to raise where a step did not go well."""
@@ -882,7 +1024,7 @@ class Sequential(Layer):
     # ---- Measuring and predicting --------------------------------------------------------------
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> Scores:
-        """Return mean loss and accuracy of the network as it is.
+        """Return mean loss and metrics of the network as it is.
 
         Parameters
         ----------
@@ -894,33 +1036,47 @@ class Sequential(Layer):
         Returns
         -------
         scores : Scores
-            `loss` and `accuracy`; accuracy is None unless it is among the metrics.
+            The pair `loss, accuracy`, with all `metrics` by name; accuracy is None unless it is
+            among them.
 
         Raises
         ------
         RuntimeError, TypeError, ValueError
             As `train_step`.
         """
-        _, loss = self._compiled()
-        x = self._inputs(x)
-        y = self._target(y, len(x), self._width(x), loss)
-        return self._measure(x, y, self._weights(sample_weight, None, y, loss))
+        tally = self._measure(self._samples(x, y, sample_weight))
+        return Scores(tally.loss, tally.measured())
 
-    def _measure(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Scores:
+    def _measure(self, samples: Samples) -> Tally:
+        """Return what there is to say about samples."""
+        tally = self._tally()
+        rows = len(samples) if samples.prepare is None else LAZY_ROWS
+        for x, y, weights, _ in samples.portions(max(1, rows)):
+            self._measure_some(x, y, weights, tally)
+        return tally
+
+    def _measure_some(
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, tally: Tally
+    ) -> None:
         _, loss = self._compiled()
+        answers = self._answers(y) if self._counts else 0
         if self._engine is not None and self._objective is not None:
-            outcome, value, correct = self._engine.evaluate(
-                x, y, weights, self._objective, self._measures_accuracy)
+            scores = (np.empty((len(x), self._engine.n_out), self._dtype) if tally.keeps_scores
+                      else None)
+            outcome, total, shares, correct = self._engine.evaluate(
+                x, y, weights, self._objective, self._counts, scores)
             if outcome != "fine":
-                raise self._failure(outcome, value, "")
+                raise self._failure(outcome, math.nan, "")
+            tally.add(total, shares, correct, answers)
         else:
             scores, loss = self.predict(x), copy(loss)
             value = (loss.forward(scores, y) if weights is None    # type: ignore[attr-defined]
                      else loss.forward(scores, y, weights))        # type: ignore[attr-defined]
-            if loss.reduction == "sum":         # reported for a sample, as by fit
-                value /= len(x)
-            correct = self._right_answers(scores, y) if self._measures_accuracy else 0
-        return Scores(value, correct / self._counted(y) if self._measures_accuracy else None)
+            share = self._share(scores, y, weights)     # of a sum: reported for a sample, as by fit
+            tally.add(value * (share if loss.reduction == "mean" else 1), share,
+                      self._right_answers(scores, y) if self._counts else 0, answers)
+        if scores is not None and tally.keeps_scores:
+            tally.keep(*self._of_interest(scores, y))
 
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output: raw scores, where the network ends in a `Dense`.
@@ -942,7 +1098,15 @@ class Sequential(Layer):
             Another thread is training the network.
         """
         if self._engine is not None:
-            return self._engine.predict(x, out)
+            if not _foreign(x, self._dtype) or len(x) <= LAZY_ROWS:
+                return self._engine.predict(x, out)
+            self._inputs(x[:1])                 # what is wrong with one is told now
+            if out is None:
+                out = np.empty((len(x), self._engine.n_out), self._dtype)
+            for start in range(0, len(x), LAZY_ROWS):
+                rows = slice(start, start + LAZY_ROWS)
+                self._engine.predict(x[rows], out[rows])
+            return out
         if self._stepping:
             raise RuntimeError("this network is being trained by another thread")
         *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
@@ -963,29 +1127,43 @@ class Sequential(Layer):
             layer.trainable = bool(value)
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Return probabilities (n, n_classes): the softmax of scores, unless there is one already.
+        """Return probabilities (n, n_out).
+
+        Of classes, by the softmax of scores, unless the network ends in one; of independent
+        answers, by the sigmoid, where it is compiled with `BinaryCrossEntropy`.
 
         Raises
         ------
         TypeError, ValueError
-            As `predict`; ValueError too for a network compiled with MeanSquaredError.
+            As `predict`; ValueError too for a network compiled with another loss of entries, such
+            as `MeanSquaredError`.
         """
+        return self._head().probabilities(self.predict(x))
+
+    def _head(self) -> _Head:
+        """Return what the output says about classes."""
+        if self._ends_in(Softmax):
+            return _Head("identity", False)
+        if self._ends_in(Sigmoid):
+            return _Head("identity", True)
+        if isinstance(self._loss, BinaryCrossEntropy):
+            return _Head("sigmoid", True)
         if isinstance(self._loss, EntryLoss):
-            raise ValueError("probabilities need classes, which "
-                             f"{type(self._loss).__name__} does not have")
-        scores = self.predict(x)
-        return scores if self._ends_in(Softmax) else _ops.softmax_forward(scores)
+            return _Head(f"{type(self._loss).__name__} does not have", False)
+        return _Head("softmax", False)
 
     def predict_labels(self, x: Any) -> np.ndarray:
         """Return the class of the largest score of each row, as int64 (n,); the first of equals.
+
+        Of independent answers (see `predict_proba`) 1 where the probability is above 1/2, else 0,
+        as (n, n_out), or (n,) where there is one output.
 
         Raises
         ------
         TypeError, ValueError
             As `predict`.
         """
-        labels: np.ndarray = self.predict(x).argmax(axis=1)
-        return labels
+        return self._head().labels(self.predict(x))
 
     def frozen(self) -> Predictor:
         """Return an immutable copy for prediction, with weights packed for speed.
@@ -998,8 +1176,45 @@ class Sequential(Layer):
         if self._engine is None or self._operations is None or self._parameters is None:
             raise ValueError("only a network of built-in layers, with a Dense among them, can be "
                              "frozen")
-        return Predictor(self._operations.list, self._parameters, self._flattens(),
-                         self._ends_in(Softmax))
+        return Predictor(self._operations.list, self._parameters, self._flattens(), self._head())
+
+    # ---- Stopping and going on -----------------------------------------------------------------
+
+    def _training_state(self) -> dict[str, Any]:
+        """Return all that training needs to go on from here, besides the layers themselves.
+
+        Numbers, text, None and arrays in lists and dicts; arrays are those in use.
+        """
+        optimizer = self._optimizer
+        return {
+            "parameters": {name: value for name, value, _ in self.parameters()},
+            "dropout": [int(layer._seen[0]) for layer in _flat(self._layers)
+                        if isinstance(layer, Dropout)],
+            "optimizer": None if optimizer is None else optimizer._state(self._layers),
+            "fit": None if self._current_fit is None else self._current_fit.state()}
+
+    def _set_training_state(self, state: dict[str, Any]) -> None:
+        """Go on from there; ValueError, and nothing is changed, where it is of another network."""
+        parameters = list(self.parameters())
+        if list(state["parameters"]) != [name for name, _, _ in parameters]:
+            raise ValueError(f"its parameters are {', '.join(state['parameters'])}")
+        for name, value, _ in parameters:
+            found = state["parameters"][name]
+            if found.shape != value.shape or found.dtype != value.dtype:
+                raise ValueError(f"{name} is {found.dtype} {found.shape}, but must be "
+                                 f"{value.dtype} {value.shape}")
+        dropouts = [layer for layer in _flat(self._layers) if isinstance(layer, Dropout)]
+        if len(state["dropout"]) != len(dropouts):
+            raise ValueError(f"it has {len(state['dropout'])} Dropout layers")
+        if self._current_fit is not None and state["fit"] is not None:
+            self._current_fit.set_state(state["fit"])
+        if self._optimizer is not None and state["optimizer"] is not None:
+            self._optimizer._set_state(self._layers, state["optimizer"])
+            self._steps = None
+        for name, value, _ in parameters:
+            value[...] = state["parameters"][name]
+        for layer, seen in zip(dropouts, state["dropout"], strict=True):
+            layer._seen[0] = seen
 
     # ---- Looking at it -------------------------------------------------------------------------
 
@@ -1061,8 +1276,8 @@ class Sequential(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy layers and how to train them; buffers are made anew."""
-        names = ("_layers", "_optimizer", "_loss", "_measures_accuracy", "_keeps_gradients",
-                 "_native")
+        names = ("_layers", "_optimizer", "_loss", "_metrics", "_keeps_gradients", "_native",
+                 "_rng")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -1081,27 +1296,31 @@ class Predictor(_engine.Forward):
 
     def __init__(
         self, operations: list[dict[str, Any]], parameters: np.ndarray, flattens: bool,
-        gives_probabilities: bool,
+        head: _Head,
     ) -> None:
         super().__init__(operations, parameters, flattens)
-        self._gives_probabilities = gives_probabilities
+        self._head = head
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities: as `Sequential.predict_proba`."""
-        scores = self.predict(x)
-        return scores if self._gives_probabilities else _ops.softmax_forward(scores)
+        return self._head.probabilities(self.predict(x))
 
     def predict_labels(self, x: Any) -> np.ndarray:
         """Return classes: as `Sequential.predict_labels`."""
-        labels: np.ndarray = self.predict(x).argmax(axis=1)
-        return labels
+        return self._head.labels(self.predict(x))
 
     def __reduce__(self) -> Any:
         reduced: Any = super().__reduce__()
-        return reduced[0], (*reduced[1], self._gives_probabilities)
+        return reduced[0], (*reduced[1], self._head)
 
     def __repr__(self) -> str:
         return f"Predictor({self.in_features} to {self.out_features}, {self.dtype})"
+
+
+def _foreign(value: Any, dtype: np.dtype) -> bool:
+    """Return whether this is a memory map that only a copy would make fit."""
+    return isinstance(value, np.memmap) and value.ndim > 1 and not (
+        value.dtype == dtype and value.flags.c_contiguous and value.flags.aligned)
 
 
 def _weights_of_classes(
@@ -1119,27 +1338,3 @@ def _weights_of_classes(
     if not isinstance(class_weight, dict):
         raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
     return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
-
-
-def _progress(epochs: int) -> tuple[Any, Any]:
-    """Return a function to call after each epoch, and one for the end."""
-    def last(history: History) -> str:
-        return ", ".join(f"{name} {values[-1]:.4f}" for name, values in vars(history).items()
-                         if values)
-
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ImportError:
-        width = len(str(epochs))
-
-        def line(epoch: int, history: History) -> None:
-            print(f"epoch {epoch:{width}}/{epochs}: {last(history)}", flush=True)
-
-        return line, None
-    bar = tqdm(total=epochs, unit="epoch", file=sys.stdout)
-
-    def move(epoch: int, history: History) -> None:
-        bar.set_postfix_str(last(history), refresh=False)
-        bar.update()
-
-    return move, bar.close

@@ -42,6 +42,10 @@ def _leaves(layers: Iterable[Any]) -> Iterator[Any]:
             yield from _leaves(inner)
 
 
+def _copied(state: np.ndarray | None) -> np.ndarray | None:
+    return None if state is None else state.copy()
+
+
 class _Plan(NamedTuple):
     """What one step took from a list of layers, for the next step with the same."""
 
@@ -152,9 +156,46 @@ class Optimizer:
         return [self._scheduled(self.steps + i) for i in range(steps)]
 
     @property
+    def schedule(self) -> Callable[[int], float] | None:
+        """What gives the learning rate of each step, if it is no number."""
+        return self._schedule
+
+    @property
     def constant(self) -> bool:
         """Whether rates are the same for every step."""
         return self._schedule is None
+
+    def _state(self, layers: Iterable[Any]) -> dict[str, Any]:
+        """Return all that steps have changed: what is kept for each parameter, and how far it is.
+        """
+        return {"name": type(self).__name__, "steps": self.steps,
+                "lr": None if self._schedule is not None else self._lr,
+                "states": [self._states.get(layer) for layer in _leaves(layers)]}
+
+    def _set_state(self, layers: Iterable[Any], state: dict[str, Any]) -> None:
+        """Go on from there; ValueError, and nothing is changed, where it does not fit."""
+        leaves = list(_leaves(layers))
+        if state["name"] != type(self).__name__:
+            raise ValueError(f"its optimizer is {state['name']}, not {type(self).__name__}")
+        if len(state["states"]) != len(leaves):
+            raise ValueError(f"its optimizer has states of {len(state['states'])} layers")
+        for layer, states in zip(leaves, state["states"], strict=True):
+            values = [value for _, value, _ in layer.parameters()]
+            if states is not None and [
+                    [(one.shape, one.dtype) if one is not None else None for one in own]
+                    for own in states] != [
+                    [(value.shape, value.dtype) if one is not None else None for one in own]
+                    for value, own in zip(values, states, strict=False)]:
+                raise ValueError(f"its optimizer's states do not fit {layer!r}")
+        if state["lr"] is not None and self._schedule is None:
+            self.lr = state["lr"]
+        self.steps = state["steps"]
+        self._states = {
+            layer: [(_copied(first), _copied(second), _copied(third))
+                    for first, second, third in states]
+            for layer, states in zip(leaves, state["states"], strict=True) if states is not None}
+        self._plan = None
+        self.version += 1
 
     def _check(self, name: str, value: float | None) -> None:
         """Refuse what does not go together with other options."""

@@ -36,6 +36,7 @@ __all__ = [
     "add_backward",
     "add_forward",
     "count_correct",
+    "count_same_side",
     "cross_entropy",
     "dense_backward",
     "dense_forward",
@@ -51,6 +52,7 @@ __all__ = [
     "maximum_forward",
     "mean_squared_error",
     "negative_log_likelihood",
+    "r2_score",
     "relu_backward",
     "relu_forward",
     "rmsprop_update",
@@ -1063,14 +1065,47 @@ def _first_largest(row: Vector) -> int:
     return largest
 
 
-def count_correct(scores: Matrix, target: Target) -> int:
-    """Return for how many rows of `scores (n, n_classes)` the largest score is at the target.
+def count_correct(scores: Matrix, target: Target, k: int = 1) -> int:
+    """Return for how many rows of `scores (n, n_classes)` one of the k largest is at the target.
 
-    Of equal largest scores the first counts; the label of a target row is its first largest entry.
-    Divided by `n` this is the accuracy. Source: worked exercise F.
+    Of equal scores the first counts as larger, NaN as largest; the label of a target row is its
+    first largest entry. Divided by `n` this is the (top-k) accuracy. Source: worked exercise F.
     """
+    def best(row: Vector) -> list[int]:
+        order = sorted(range(len(row)), key=lambda j: math.inf if math.isnan(row[j]) else row[j],
+                       reverse=True)            # keeps equals in their order
+        order.sort(key=lambda j: not math.isnan(row[j]))
+        return order[:k]
+
     T = _target_rows(target, n_classes=len(scores[0]))
+    return sum(_first_largest(weights) in best(row) for row, weights in zip(scores, T, strict=True))
+
+
+def count_same_side(scores: Matrix, T: Matrix) -> int:
+    """Return how many entries have a score above 0 where the target is above 1/2, and only there.
+
+    A score of 0 is a probability of 1/2; NaN is on no side. Divided by the number of entries this
+    is the accuracy of independent yes and no answers.
+    """
     return sum(
-        _first_largest(row) == _first_largest(weights)
-        for row, weights in zip(scores, T, strict=True)
-    )
+        not math.isnan(x) and (x > 0) == (t > 0.5)
+        for row, targets in zip(scores, T, strict=True)
+        for x, t in zip(row, targets, strict=True))
+
+
+def r2_score(Y: Matrix, T: Matrix) -> float:
+    """Return the share of the targets' variance that is explained, averaged over columns.
+
+    `1 - sum (t - y)^2 / sum (t - mean of t)^2`; for a column of equal targets 1 if all are met and
+    else 0. Source: Draper and Smith, 1998; the rule for equal targets is scikit-learn's.
+    """
+    total = 0.0
+    for column, targets in zip(zip(*Y, strict=True), zip(*T, strict=True), strict=True):
+        mean = math.fsum(targets) / len(targets)
+        residual = math.fsum((t - y) ** 2 for y, t in zip(column, targets, strict=True))
+        spread = math.fsum((t - mean) ** 2 for t in targets)
+        if spread > 0:
+            total += 1 - residual / spread
+        elif not residual > 0:
+            total += 1 if residual == 0 else residual
+    return total / len(Y[0])

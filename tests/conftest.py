@@ -212,6 +212,12 @@ def calls_of_every_kernel(rng, dtype, n, n_in, n_out):
         "mean_squared_error": Call(loss(_ops.mean_squared_error), [A, B], [Z, number]),
         "count_correct": Call(
             lambda A, T, number: number.fill(_ops.count_correct(A, T)), [A, T], [number]),
+        "count_correct of the best 2": Call(
+            lambda A, T, number: number.fill(_ops.count_correct(A, T, 2)), [A, T], [number]),
+        "count_same_side": Call(
+            lambda A, T, number: number.fill(_ops.count_same_side(A, T)), [A, T], [number]),
+        "r2_score": Call(
+            lambda A, T, number: number.fill(_ops.r2_score(A, T)), [A, T], [number]),
         "sgd_update": Call(update, [dZ], [A, B]),
         "sgd_update with every number": Call(
             lambda g, w, v: _ops.sgd_update(

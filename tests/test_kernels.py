@@ -350,6 +350,9 @@ def test_softmax_and_losses_agree_with_the_reference(size, form, dtype, rng):
         assert_close(gradient, expected_gradient, n_eps)
 
         assert _ops.count_correct(X, T) == reference.count_correct(X.tolist(), T.tolist())
+        for k in (2, 3):
+            assert (_ops.count_correct(X, T, k)
+                    == reference.count_correct(X.tolist(), T.tolist(), k))
 
 
 @pytest.mark.parametrize("n_classes", [*range(1, limit("NARROW") + 4), 64, 67, 4096])

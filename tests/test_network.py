@@ -274,7 +274,7 @@ def test_compile_takes_names_and_objects():
     (("sgd", None), TypeError, "loss must be a loss or its name, got None"),
     (("sgd", fn.CrossEntropy), TypeError, "loss must be a loss or its name"),
     (("sgd", "mse", "accuracy"), TypeError, "metrics must be a list, got 'accuracy'"),
-    (("sgd", "cross_entropy", ["recall"]), ValueError, "metrics must hold 'accuracy'"),
+    (("sgd", "cross_entropy", ["recall"]), ValueError, "metrics must hold callables, "),
     (("sgd", "mse", ["accuracy"]), ValueError, "accuracy needs classes")])
 def test_49_what_cannot_be_compiled(arguments, error, match):
     net = make_network()
@@ -677,8 +677,7 @@ def test_49_losses_that_do_not_fit_a_network(loss, match):
     assert np.isfinite(net.train_step(x, y))            # compiled as it was
 
 
-@pytest.mark.parametrize("loss", [fn.MeanSquaredError(), fn.BinaryCrossEntropy(), fn.Huber(),
-                                  fn.Poisson()], ids=repr)
+@pytest.mark.parametrize("loss", [fn.MeanSquaredError(), fn.Huber(), fn.Poisson()], ids=repr)
 def test_49_accuracy_needs_classes(loss):
     net = make_network()
     with pytest.raises(ValueError, match=f"accuracy needs classes, which {type(loss).__name__} "):

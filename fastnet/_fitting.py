@@ -1,0 +1,288 @@
+"""The loop of `Sequential.fit`: epochs, their batches, callbacks, and what is measured.
+
+The network is asked for little: `_train_on` takes one or more steps, `_measure` evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fastnet.callbacks import Callback, Checkpoint
+from fastnet.history import History
+from fastnet.metrics import Metric
+
+LAZY_ROWS = 4096        # of a memory map that are converted at a time, where nothing is trained
+
+
+class Portion(NamedTuple):
+    """Rows to train on or to measure by one call, as the network takes them."""
+
+    x: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray | None
+    order: np.ndarray | None = None     # which rows to take; None: all
+
+
+Prepare: TypeAlias = Callable[[Any, Any, Any], Portion]     # from x, y and weights
+
+
+@dataclass
+class Samples:
+    """Samples with targets and weights, checked.
+
+    With `prepare` they lie in a memory map of another type, and are converted some rows at a time.
+    """
+
+    x: Any
+    y: Any
+    weights: np.ndarray | None
+    prepare: Prepare | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def part(self, rows: slice) -> Samples:
+        """Return some of them."""
+        return Samples(self.x[rows], self.y[rows],
+                       None if self.weights is None else self.weights[rows], self.prepare)
+
+    def portions(self, rows: int, order: np.ndarray | None = None) -> Iterator[Portion]:
+        """Yield all of them in their order, up to so many rows at a time."""
+        for start in range(0, len(self), rows):
+            chosen: Any = slice(start, start + rows)
+            if order is not None:
+                chosen = order[chosen]
+                if self.prepare is None:            # the engine gathers them
+                    yield Portion(self.x, self.y, self.weights, chosen)
+                    continue
+            some = (self.x[chosen], self.y[chosen],
+                    None if self.weights is None else self.weights[chosen])
+            yield Portion(*some) if self.prepare is None else self.prepare(*some)
+
+
+class Batches:
+    """Batches from anything that can be iterated, for one epoch after the other.
+
+    Parameters
+    ----------
+    source : iterable of (x, y) or (x, y, sample_weight)
+    steps : int or None
+        Batches of an epoch; None: all that there are.
+    prepare : callable
+    """
+
+    def __init__(self, source: Iterable[Any], steps: int | None, prepare: Prepare) -> None:
+        self._source, self._steps, self._prepare = source, steps, prepare
+        self._iterator: Iterator[Any] | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is one epoch only: an iterator cannot be gone through twice."""
+        return self._steps is None and iter(self._source) is self._source
+
+    def epoch(self) -> Iterator[Portion]:
+        """Yield the batches of the next epoch; ValueError where there are none, or too few."""
+        if self._steps is None:
+            found = 0
+            for found, batch in enumerate(self._source, 1):
+                yield self._portion(batch, found)
+            if not found:
+                raise ValueError("x gave no batch")
+            return
+        for number in range(1, self._steps + 1):
+            yield self._portion(self._next(number), number)
+
+    def _next(self, number: int) -> Any:
+        for again in (True, False):
+            if self._iterator is None:
+                self._iterator = iter(self._source)
+            for batch in self._iterator:
+                return batch
+            self._iterator = None
+            if not again or iter(self._source) is self._source:
+                break
+        raise ValueError(f"x has no more batches at step {number} of {self._steps}")
+
+    def _portion(self, batch: Any, number: int) -> Portion:
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise TypeError("x must give batches (x, y) or (x, y, sample_weight), but batch "
+                            f"{number} is {type(batch).__name__}")
+        return self._prepare(batch[0], batch[1], batch[2] if len(batch) > 2 else None)
+
+
+@dataclass
+class Tally:
+    """What is measured over an epoch or a set of samples, portion by portion.
+
+    Attributes
+    ----------
+    metrics : dict
+        By name.
+    counts : bool
+        Whether "accuracy" is counted on the way, in `correct` of `answers`.
+    """
+
+    metrics: dict[str, Metric]
+    counts: bool
+    total: float = 0.0
+    shares: float = 0.0
+    correct: int = 0
+    answers: int = 0
+    scores: list[np.ndarray] = field(default_factory=list)
+    targets: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether there are metrics that need all scores."""
+        return len(self.metrics) > self.counts
+
+    def add(self, total: float, shares: float, correct: int, answers: int) -> None:
+        """Count a portion."""
+        self.total += total
+        self.shares += shares
+        self.correct += correct
+        self.answers += answers
+
+    def keep(self, scores: np.ndarray, targets: np.ndarray) -> None:
+        """Keep a portion's scores."""
+        self.scores.append(scores)
+        self.targets.append(targets)
+
+    @property
+    def loss(self) -> float:
+        """The mean; 0 where nothing counts."""
+        return self.total / self.shares if self.shares else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Return the loss and every metric."""
+        return {"loss": self.loss, **self.measured()}
+
+    def measured(self) -> dict[str, float]:
+        """Return every metric."""
+        found: dict[str, float] = {}
+        if self.keeps_scores:
+            scores, targets = np.concatenate(self.scores), np.concatenate(self.targets)
+        for name, metric in self.metrics.items():
+            if name == "accuracy" and self.counts:
+                found[name] = self.correct / max(1, self.answers)
+                continue
+            value = metric(scores, targets)
+            try:
+                found[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"the metric {name} must return a number, got {value!r}") from error
+        return found
+
+
+class Fitting:
+    """A fit under way: all that it was asked for, and how far it has come.
+
+    Attributes
+    ----------
+    epoch, epochs : int
+        How many are done, and how many are to be.
+    orders : numpy.random.Generator or None
+        Source of the order of the samples; None: as they stand.
+    history : History
+    callbacks : list of Callback
+        Checkpoints come last, as they write what the others have come to.
+    """
+
+    def __init__(
+        self, network: Any, source: Samples | Batches, validation: Samples | None, *,
+        rows: int, epochs: int, epoch: int, orders: np.random.Generator | None,
+        parts: int, callbacks: Sequence[Callback],
+    ) -> None:
+        self.network, self.source, self.validation = network, source, validation
+        self.rows, self.epochs, self.epoch, self.orders = rows, epochs, epoch, orders
+        self.parts = parts
+        self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+        self.watches_batches = any(callback.wants_batches() for callback in callbacks)
+        self.history = History()
+        for callback in self.callbacks:
+            callback.model = network
+
+    def run(self) -> History:
+        """Train."""
+        figures: dict[str, float] = {}
+        self._call("on_train_begin", figures)
+        while self.epoch < self.epochs and not self.network.stop_training:
+            self._call("on_epoch_begin", self.epoch, {})
+            figures = self._train().figures()
+            if self.validation is not None:
+                measured = self.network._measure(self.validation)
+                figures |= {f"val_{name}": value for name, value in measured.figures().items()}
+            self.epoch += 1
+            self.history._append(self.epoch, figures)
+            self._call("on_epoch_end", self.epoch - 1, figures)
+        self._call("on_train_end", figures)
+        return self.history
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, method)(*arguments)
+
+    def _train(self) -> Tally:
+        """Go through all samples once."""
+        tally: Tally = self.network._tally()
+        place = f" at epoch {self.epoch + 1}"
+        for number, portion in enumerate(self._portions()):
+            if self.watches_batches:
+                self._call("on_train_batch_begin", number, {})
+            updates = self.parts == 1 or (number + 1) % self.parts == 0
+            rows = self.rows if isinstance(self.source, Samples) else len(portion.x)
+            loss = self.network._train_on(portion, rows, place, number, tally, updates)
+            if self.watches_batches:
+                self._call("on_train_batch_end", number, {"loss": loss})
+            if self.network.stop_training:
+                break
+        if self.parts > 1:
+            self.network._apply_pending(place)
+        return tally
+
+    def _portions(self) -> Iterator[Portion]:
+        if isinstance(self.source, Batches):
+            return self.source.epoch()
+        order = self.orders.permutation(len(self.source)) if self.orders is not None else None
+        whole = (not self.watches_batches and self.source.prepare is None
+                 and self.network._runs_epochs)
+        return self.source.portions(len(self.source) if whole else self.rows, order)
+
+    def state(self) -> dict[str, Any]:
+        """Return what it takes to go on from here."""
+        orders = None if self.orders is None else self.orders.bit_generator.state
+        return {
+            "epoch": self.epoch, "stopped": self.network.stop_training,
+            "orders": _plain(orders), "history": vars(self.history),
+            "callbacks": [[name, callback.state_dict()] for name, callback in self._stateful()]}
+
+    def _stateful(self) -> list[tuple[str, Callback]]:
+        """Return the callbacks that have something to keep, with their classes' names."""
+        return [(type(callback).__name__, callback) for callback in self.callbacks
+                if callback.state_dict()]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there; ValueError where the callbacks or the orders are others."""
+        before, now = [name for name, _ in state["callbacks"]], self._stateful()
+        if before != [name for name, _ in now]:
+            raise ValueError(f"its callbacks were {', '.join(before) or 'none'}, but are "
+                             f"{', '.join(name for name, _ in now) or 'none'}")
+        if (state["orders"] is None) != (self.orders is None):
+            raise ValueError("shuffle was not the same")
+        if self.orders is not None:
+            self.orders.bit_generator.state = state["orders"]
+        for (_, callback), (_, one) in zip(now, state["callbacks"], strict=True):
+            callback.load_state_dict(one)
+        self.epoch, self.network.stop_training = state["epoch"], state["stopped"]
+        vars(self.history).update(state["history"])
+
+
+def _plain(state: Any) -> Any:
+    """Return a generator's state with lists in place of arrays."""
+    if isinstance(state, dict):
+        return {name: _plain(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, np.ndarray) else state

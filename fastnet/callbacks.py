@@ -1,0 +1,389 @@
+"""What happens between epochs: `network.fit(..., callbacks=[EarlyStopping(patience=5)])`.
+
+A callback of one's own is a subclass of `Callback` with some of its methods, which have Keras's
+names and arguments. Those at the ends of epochs cost next to nothing. With a method for batches
+each step is a call of its own, some 3 microseconds more than in an epoch's one call, and then what
+the method itself takes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastnet._checkpoint import read_checkpoint, write_checkpoint
+from fastnet._convert import finite, positive
+
+__all__ = ["Callback", "Checkpoint", "EarlyStopping", "ReduceLROnPlateau"]
+
+
+class Callback:
+    """Base of the callbacks; all methods do nothing.
+
+    Epochs and batches count from 0. `logs` holds what was measured, by name: "loss", "accuracy",
+    "val_loss" and so on. A network's `stop_training = True` ends the fit after the step, or epoch,
+    that is under way.
+
+    Attributes
+    ----------
+    model : Sequential
+        The network that is trained, from the fit's begin on.
+    """
+
+    model: Any = None
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Act before the first epoch."""
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Act after the last epoch; not where an error ended the fit."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Act before an epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Act after an epoch; `logs` has its figures."""
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Act before a step."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Act after a step; `logs` has its loss."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep: numbers, text, None, arrays, lists and dicts."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+
+    @classmethod
+    def wants_batches(cls) -> bool:
+        """Return whether there is a method for batches."""
+        return (cls.on_train_batch_begin is not Callback.on_train_batch_begin
+                or cls.on_train_batch_end is not Callback.on_train_batch_end)
+
+
+class _Watch:
+    """A figure of the epochs, and the best that it has been."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a figure, got {monitor!r}")
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
+        if mode == "auto":
+            mode = "max" if monitor.endswith(("accuracy", "r2_score")) else "min"
+        self.monitor, self.mode = monitor, mode
+        self.min_delta = _at_least_0(min_delta, "min_delta")
+        self.forget()
+
+    def forget(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+
+    def value(self, logs: dict[str, float] | None) -> float:
+        """Return the figure; ValueError where it was not measured."""
+        if logs is None or self.monitor not in logs:
+            raise ValueError(f"monitor is {self.monitor!r}, but fit measures "
+                             f"{', '.join(map(repr, logs or {}))}; figures with 'val_' need "
+                             "validation data")
+        return logs[self.monitor]
+
+    def improves(self, value: float) -> bool:
+        """Return whether a value is better than the best by more than min_delta."""
+        better = operator.lt if self.mode == "min" else operator.gt
+        margin = -self.min_delta if self.mode == "min" else self.min_delta
+        if not better(value, self.best + margin):
+            return False
+        self.best = value
+        return True
+
+
+def _at_least_0(value: Any, name: str) -> float:
+    number = finite(value, name)
+    if number < 0:
+        raise ValueError(f"{name} must be in the interval [0, inf), got {number}")
+    return number
+
+
+def _count(value: Any, name: str) -> int:
+    """Return a whole number of at least 0."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    return positive(value, name) if value != 0 else 0
+
+
+class EarlyStopping(Callback):
+    """Stop when a figure has not become better for some epochs, and go back to the best.
+
+    Parameters
+    ----------
+    monitor : str
+        Which figure: "loss", "val_loss", "val_accuracy" or another one of the history.
+    min_delta : float
+        In [0, inf): only a change by more counts as better.
+    patience : int
+        After how many epochs without a better one to stop; 0 is as 1.
+    mode : {"auto", "min", "max"}
+        Which way is better; "auto": up for names that end with "accuracy" or "r2_score".
+    restore_best_weights : bool
+        At the end of the fit, whatever ended it, put the parameters of the best epoch back.
+    start_from_epoch : int
+        Epochs before this one, counted from 0, are not looked at.
+
+    Attributes
+    ----------
+    best : float
+        The best figure.
+    best_epoch : int or None
+        And its epoch, counted from 0.
+    stopped_epoch : int or None
+        The epoch after which the fit was stopped, counted from 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter of the wrong kind or outside its interval; in `fit`, a figure that is not
+        measured.
+    """
+
+    def __init__(
+        self, monitor: str = "val_loss", min_delta: float = 0.0, patience: int = 0,
+        mode: str = "auto", restore_best_weights: bool = True, start_from_epoch: int = 0,
+    ) -> None:
+        self._watch = _Watch(monitor, mode, min_delta)
+        self.patience = _count(patience, "patience")
+        self.restore_best_weights = bool(restore_best_weights)
+        self.start_from_epoch = _count(start_from_epoch, "start_from_epoch")
+        self.on_train_begin()
+
+    @property
+    def best(self) -> float:
+        """The best figure so far."""
+        return self._watch.best
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Forget earlier fits."""
+        self._watch.forget()
+        self.wait = 0
+        self.best_epoch: int | None = None
+        self.stopped_epoch: int | None = None
+        self._best_weights: list[np.ndarray] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the figure."""
+        value = self._watch.value(logs)
+        if epoch < self.start_from_epoch:
+            return
+        if self._watch.improves(value):
+            self.wait, self.best_epoch = 0, epoch
+            if self.restore_best_weights:
+                self._best_weights = [w.copy() for _, w, _ in self.model.parameters()]
+            return
+        self.wait += 1
+        if self.wait >= self.patience:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Put the best parameters back."""
+        if self._best_weights is not None:
+            for (_, parameter, _), best in zip(
+                    self.model.parameters(), self._best_weights, strict=True):
+                parameter[...] = best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best figure, its epoch and parameters, and how long there was no better."""
+        return {"best": self._watch.best, "wait": self.wait, "best_epoch": self.best_epoch,
+                "weights": self._best_weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._watch.best, self.wait = state["best"], state["wait"]
+        self.best_epoch, self._best_weights = state["best_epoch"], state["weights"]
+
+
+class ReduceLROnPlateau(Callback):
+    """Multiply the learning rate by a factor when a figure has not become better for some epochs.
+
+    Parameters
+    ----------
+    monitor, min_delta, mode
+        As of `EarlyStopping`.
+    factor : float
+        In (0, 1).
+    patience : int
+        After how many epochs without a better one to reduce the rate; 0 is as 1.
+    cooldown : int
+        How many epochs after that are not counted.
+    min_lr : float
+        In [0, inf): the rate does not go below.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `EarlyStopping`; in `fit`, an optimizer whose lr is a schedule.
+    """
+
+    def __init__(
+        self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 10,
+        mode: str = "auto", min_delta: float = 1e-4, cooldown: int = 0, min_lr: float = 0.0,
+    ) -> None:
+        self._watch = _Watch(monitor, mode, min_delta)
+        self.factor = finite(factor, "factor")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor must be in the interval (0, 1), got {self.factor}")
+        self.patience = _count(patience, "patience")
+        self.cooldown = _count(cooldown, "cooldown")
+        self.min_lr = _at_least_0(min_lr, "min_lr")
+        self.on_train_begin()
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Forget earlier fits."""
+        if self.model is not None and self.model.optimizer.schedule is not None:
+            raise ValueError("ReduceLROnPlateau needs an optimizer whose lr is a number, got "
+                             f"{self.model.optimizer!r}")
+        self._watch.forget()
+        self.wait = self.resting = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the figure."""
+        better = self._watch.improves(self._watch.value(logs))
+        if self.resting:
+            self.resting -= 1
+            self.wait = 0
+        if better:
+            self.wait = 0
+        elif not self.resting:
+            self.wait += 1
+            if self.wait >= self.patience:
+                optimizer = self.model.optimizer
+                if optimizer.lr > self.min_lr:
+                    optimizer.lr = max(optimizer.lr * self.factor, self.min_lr)
+                self.resting, self.wait = self.cooldown, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best figure, and how long there was no better."""
+        return {"best": self._watch.best, "wait": self.wait, "resting": self.resting}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._watch.best, self.wait, self.resting = state["best"], state["wait"], state["resting"]
+
+
+class Checkpoint(Callback):
+    """Write all that training needs to a file after an epoch, and go on from it after a stop.
+
+    The file holds parameters, the optimizer's state, where random orders and dropout stand, the
+    history and the state of the other callbacks; not the layers, which the script makes again. A
+    fit that goes on from it ends with the same bits as one that was never stopped, for the same
+    data and arguments.
+
+    Parameters
+    ----------
+    path : str or path
+        A NumPy archive, written beside its place and moved there when it is complete.
+    every : int
+        After how many epochs each.
+    monitor : str, optional
+        Write only when this figure has become better: the file has the best epoch then.
+    mode : {"auto", "min", "max"}
+        As of `EarlyStopping`.
+    resume : bool
+        If the file exists when the fit begins, go on from it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `EarlyStopping`; in `fit`, a file that is no checkpoint, or one of another network.
+    OSError
+        In `fit`: the file cannot be read or written.
+    """
+
+    def __init__(
+        self, path: str | Path, every: int = 1, monitor: str | None = None, mode: str = "auto",
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.every = positive(every, "every")
+        self._watch = None if monitor is None else _Watch(monitor, mode)
+        self.resume = bool(resume)
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Go on from the file, if that is asked for."""
+        if self._watch is not None:
+            self._watch.forget()
+        if self.resume and self.path.exists():
+            self.restore(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write the file, if it is time."""
+        if (self._watch.improves(self._watch.value(logs)) if self._watch is not None
+                else (epoch + 1) % self.every == 0):
+            write_checkpoint(self.path, self.model._training_state())
+
+    def restore(self, network: Any) -> None:
+        """Give a network the parameters of the file, and its optimizer, if it has one, its state.
+
+        Raises
+        ------
+        OSError, ValueError
+            As in `fit`.
+        """
+        try:
+            network._set_training_state(read_checkpoint(self.path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} does not fit this network: {error}") from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best figure."""
+        return {} if self._watch is None else {"best": self._watch.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        if self._watch is not None:
+            self._watch.best = state["best"]
+
+
+class Progress(Callback):
+    """Show each epoch's figures: as a bar where tqdm is installed, else in a line."""
+
+    def __init__(self, epochs: int, done: int) -> None:
+        self.epochs = epochs
+        self._bar: Any = None
+        try:
+            from tqdm import tqdm  # type: ignore[import-untyped]
+        except ImportError:
+            return
+        self._bar = tqdm(total=epochs, initial=done, unit="epoch", file=sys.stdout)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Show an epoch."""
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
+        if self._bar is None:
+            width = len(str(self.epochs))
+            print(f"epoch {epoch + 1:{width}}/{self.epochs}: {figures}", flush=True)
+        else:
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it is; it has to be called however the fit ends."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """Return them as a list; TypeError for anything else."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks must hold callbacks, got {callback!r}")
+    return list(callbacks)
