@@ -1,6 +1,6 @@
 """The loop of `Sequential.fit`: epochs, their batches, callbacks, and what is measured.
 
-The network is asked for little: `_train_on` takes one or more steps, `_measure` evaluates.
+The network's trainer is asked for steps on a portion of the samples, and to measure others.
 """
 
 from __future__ import annotations
@@ -49,6 +49,16 @@ class Samples:
         """Return some of them."""
         return Samples(self.x[rows], self.y[rows],
                        None if self.weights is None else self.weights[rows], self.prepare)
+
+    def split(self, share: float) -> tuple[Samples, Samples]:
+        """Return the first samples, and the last ones, which are this share of all."""
+        n = len(self)
+        if not 0 < share < 1:
+            raise ValueError(f"validation_split must be in the interval [0, 1), got {share}")
+        kept = n - round(n * share)
+        if not 0 < kept < n:
+            raise ValueError(f"validation_split {share} leaves no sample of {n} on one side")
+        return self.part(slice(0, kept)), self.part(slice(kept, n))
 
     def portions(self, rows: int, order: np.ndarray | None = None) -> Iterator[Portion]:
         """Yield all of them in their order, up to so many rows at a time."""
@@ -193,11 +203,12 @@ class Fitting:
     """
 
     def __init__(
-        self, network: Any, source: Samples | Batches, validation: Samples | None, *,
+        self, network: Any, trainer: Any, source: Samples | Batches, validation: Samples | None, *,
         rows: int, epochs: int, epoch: int, orders: np.random.Generator | None,
         parts: int, callbacks: Sequence[Callback],
     ) -> None:
-        self.network, self.source, self.validation = network, source, validation
+        self.network, self.trainer = network, trainer
+        self.source, self.validation = source, validation
         self.rows, self.epochs, self.epoch, self.orders = rows, epochs, epoch, orders
         self.parts = parts
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
@@ -214,7 +225,7 @@ class Fitting:
             self._call("on_epoch_begin", self.epoch, {})
             figures = self._train().figures()
             if self.validation is not None:
-                measured = self.network._measure(self.validation)
+                measured = self.trainer.measure(self.validation)
                 figures |= {f"val_{name}": value for name, value in measured.figures().items()}
             self.epoch += 1
             self.history._append(self.epoch, figures)
@@ -228,20 +239,20 @@ class Fitting:
 
     def _train(self) -> Tally:
         """Go through all samples once."""
-        tally: Tally = self.network._tally()
+        tally: Tally = self.trainer.tally()
         place = f" at epoch {self.epoch + 1}"
         for number, portion in enumerate(self._portions()):
             if self.watches_batches:
                 self._call("on_train_batch_begin", number, {})
             updates = self.parts == 1 or (number + 1) % self.parts == 0
             rows = self.rows if isinstance(self.source, Samples) else len(portion.x)
-            loss = self.network._train_on(portion, rows, place, number, tally, updates)
+            loss = self.trainer.train_on(portion, rows, place, number, tally, updates)
             if self.watches_batches:
                 self._call("on_train_batch_end", number, {"loss": loss})
             if self.network.stop_training:
                 break
         if self.parts > 1:
-            self.network._apply_pending(place)
+            self.trainer.apply_pending(place)
         return tally
 
     def _portions(self) -> Iterator[Portion]:
@@ -249,7 +260,7 @@ class Fitting:
             return self.source.epoch()
         order = self.orders.permutation(len(self.source)) if self.orders is not None else None
         whole = (not self.watches_batches and self.source.prepare is None
-                 and self.network._runs_epochs)
+                 and self.trainer.runs_epochs)
         return self.source.portions(len(self.source) if whole else self.rows, order)
 
     def state(self) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from copy import copy
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -13,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet import _engine, _ops
-from fastnet import metrics as measures
 from fastnet._convert import positive
-from fastnet._fitting import LAZY_ROWS, Batches, Fitting, Portion, Samples, Tally
+from fastnet._fitting import LAZY_ROWS, Batches, Fitting, Samples
 from fastnet._layer import (
     Layer,
     Parameter,
@@ -24,6 +22,7 @@ from fastnet._layer import (
     check_apart,
     is_layer,
 )
+from fastnet._trainer import Trainer, foreign
 from fastnet.activations import Activation, Identity, LogSoftmax, ReLU, Softmax
 from fastnet.callbacks import Callback, Progress, check_callbacks
 from fastnet.history import History, Scores
@@ -43,51 +42,13 @@ from fastnet.layers import (
 )
 from fastnet.losses import (
     BinaryCrossEntropy,
-    CrossEntropy,
     EntryLoss,
-    Huber,
     Loss,
-    MeanSquaredError,
-    NegativeLogLikelihood,
-    Poisson,
     SoftmaxCrossEntropy,
 )
-from fastnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from fastnet.optimizers import Optimizer
 
 __all__ = ["Predictor", "Sequential"]
-
-LOSSES = {
-    "softmax_cross_entropy": SoftmaxCrossEntropy,
-    "cross_entropy": CrossEntropy,
-    "mean_squared_error": MeanSquaredError,
-    "mse": MeanSquaredError,
-    "negative_log_likelihood": NegativeLogLikelihood,
-    "binary_cross_entropy": BinaryCrossEntropy,
-    "huber": Huber,
-    "poisson": Poisson,
-}
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
-    "sgd": lambda: SGD(lr=0.01), "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-CLASS_LOSSES = (SoftmaxCrossEntropy, CrossEntropy, NegativeLogLikelihood)
-
-
-def _objective(loss: Loss, dtype: np.dtype) -> _engine.Objective:
-    """Return a built-in loss as the engine takes it."""
-    def floats(value: Any, name: str) -> np.ndarray | None:
-        return None if value is None else _ops.as_floats(value, name, dtype)
-
-    if isinstance(loss, EntryLoss):
-        return _engine.Objective(
-            loss.kind, dtype, loss.reduction == "mean", delta=loss.delta,
-            pos_weight=floats(loss.pos_weight, "pos_weight"))
-    if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)):
-        kind = ("softmax_cross_entropy" if isinstance(loss, SoftmaxCrossEntropy)
-                else "negative_log_likelihood")
-        return _engine.Objective(
-            kind, dtype, loss.reduction == "mean", floats(loss.weight, "weight"),
-            ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing)
-    return _engine.Objective("cross_entropy", dtype)
-
 
 class _Head(NamedTuple):
     """What the last layer's output says about classes.
@@ -279,17 +240,9 @@ class Sequential(Layer):
         self._dtype = self._common_dtype(every)
         self._check_widths()
         self._parameters: np.ndarray | None = None
-        self._optimizer: Optimizer | None = None
-        self._loss: Loss | None = None
-        self._objective: _engine.Objective | None = None
-        self._metrics: dict[str, measures.Metric] = {}
-        self._keeps_gradients = False
+        self._trainer: Trainer | None = None
         self._current_fit: Fitting | None = None
-        self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
         self.stop_training = False
-        self._native = True             # optimizer and loss are built in
-        self._stepping = False          # layer by layer, between forward and the update
-        self._steps: tuple[Optimizer, int, _engine.Steps] | None = None     # of which version
         self._rng: np.random.Generator | None = None
         self._operations: _Operations | None = None
         self._engine: _engine.Engine | None = None
@@ -300,7 +253,7 @@ class Sequential(Layer):
         for layer in every:
             _networks[layer] = owner
             if isinstance(layer, Sequential):
-                layer._optimizer = layer._loss = None       # now this network trains it
+                layer._trainer = None           # now this network trains it
 
     def _check_free(self, every: list[Any]) -> None:
         """ValueError for a layer of another network, unless this network takes that one in."""
@@ -457,78 +410,23 @@ class Sequential(Layer):
         """
         if _network_of(self) is not None:
             raise RuntimeError("this network is part of another one, which trains it")
-        if isinstance(optimizer, str):
-            if optimizer.lower() not in OPTIMIZERS:
-                raise ValueError(f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))} or "
-                                 f"an optimizer, got {optimizer!r}")
-            optimizer = OPTIMIZERS[optimizer.lower()]()
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be an optimizer or its name, got {optimizer!r}")
-        if isinstance(loss, str):
-            if loss not in LOSSES:
-                raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, "
-                                 f"got {loss!r}")
-            loss = LOSSES[loss]()
-        if not isinstance(loss, Loss):
-            raise TypeError(f"loss must be a loss or its name, got {loss!r}")
-        measured = self._named(metrics, loss)
-        if isinstance(loss, SoftmaxCrossEntropy) and self._ends_in(Softmax):
+        trainer = Trainer(self, optimizer, loss, metrics, keep_gradients)
+        if isinstance(trainer.loss, SoftmaxCrossEntropy) and self._ends_in(Softmax):
             raise ValueError("SoftmaxCrossEntropy takes raw scores, but the network ends in a "
                              "Softmax: leave that out (predict_proba gives probabilities), or use "
                              "CrossEntropy")
-        if loss.reduction == "none":
-            raise ValueError("a network needs one number to make smaller: reduction must be 'mean' "
-                             "or 'sum', got 'none'")
-        for name, weights in (("weight", getattr(loss, "weight", None)),
-                              ("pos_weight", getattr(loss, "pos_weight", None))):
-            if weights is not None and self._engine is not None:
-                if len(weights) != self._engine.n_out:
-                    raise ValueError(f"{name} must have {self._engine.n_out} entries, one for each "
-                                     f"output, got {len(weights)}")
-        self._optimizer, self._loss = optimizer, loss
-        self._native = (type(optimizer) in (SGD, Adam, AdamW, RMSprop)
-                        and type(loss) in LOSSES.values())
-        self._objective = (_objective(loss, self._dtype) if type(loss) in LOSSES.values()
-                           else None)
-        self._metrics = measured
-        self._keeps_gradients = bool(keep_gradients)
-        self._forget_pending()
-
-    @staticmethod
-    def _named(metrics: Any, loss: Loss) -> dict[str, measures.Metric]:
-        """Return the metrics by name, checked."""
-        if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-            raise TypeError(f"metrics must be a list, got {metrics!r}")
-        found: dict[str, measures.Metric] = {}
-        for metric in metrics:
-            name, function = measures.get(metric)
-            if name in found:
-                raise ValueError(f"metrics must hold each name once, but {name!r} came twice")
-            if hasattr(History, name) or name in ("loss", "epoch") or name.startswith("val_"):
-                raise ValueError(f"a metric cannot be called {name!r}")
-            if function is measures.accuracy:
-                if isinstance(loss, BinaryCrossEntropy):
-                    function = measures.binary_accuracy
-                elif isinstance(loss, EntryLoss):
-                    raise ValueError("accuracy needs classes, which "
-                                     f"{type(loss).__name__} does not have")
-            found[name] = function
-        return found
+        trainer.forget_pending()
+        self._trainer = trainer
 
     @property
     def optimizer(self) -> Optimizer | None:
         """The optimizer that `compile` was given."""
-        return self._optimizer
+        return None if self._trainer is None else self._trainer.optimizer
 
     @property
     def loss(self) -> Loss | None:
         """The loss that `compile` was given."""
-        return self._loss
-
-    @property
-    def _counts(self) -> bool:
-        """Whether accuracy is counted on the way."""
-        return self._metrics.get("accuracy") in (measures.accuracy, measures.binary_accuracy)
+        return None if self._trainer is None else self._trainer.loss
 
     def _ends_in(self, kind: type) -> bool:
         last = self._layers[-1]
@@ -538,67 +436,11 @@ class Sequential(Layer):
             last = last.activation
         return isinstance(last, kind)
 
-    def _compiled(self) -> tuple[Optimizer, Loss]:
-        """Return optimizer and loss; RuntimeError where there are none."""
-        if self._optimizer is None or self._loss is None:
+    def _compiled(self) -> Trainer:
+        """Return how to train; RuntimeError where that is not known."""
+        if self._trainer is None:
             raise RuntimeError("compile the network first, with an optimizer and a loss")
-        return self._optimizer, self._loss
-
-    def _inputs(self, x: Any) -> np.ndarray:
-        if self._engine is not None:
-            return self._engine.inputs(x)
-        return _ops.as_floats(x, "X", self._dtype)
-
-    def _width(self, x: np.ndarray) -> int:
-        """Return the number of outputs, which layers of somebody's own have to be asked for."""
-        if self._engine is not None:
-            return self._engine.n_out
-        return int(self.predict(x[:1]).shape[1])
-
-    def _target(self, target: Any, n: int, n_out: int, loss: Loss) -> np.ndarray:
-        """Return the target of n samples as the losses take it, checked."""
-        if isinstance(loss, CLASS_LOSSES):
-            ignored = getattr(loss, "ignore_index", None)
-            found: np.ndarray = _ops.as_target(target, np.empty((0, n_out), self._dtype), ignored)
-            _ops.check_target(found, n, n_out, self._dtype, ignored)
-            return found
-        rows: np.ndarray = _ops.as_floats(target, "target", self._dtype)
-        if not isinstance(loss, EntryLoss):     # somebody's own, which knows what it takes
-            return rows
-        if n_out == 1 and rows.ndim == 1:
-            rows = rows.reshape(-1, 1)
-        if rows.shape != (n, n_out):
-            raise ValueError(f"target must have shape {(n, n_out)}, got {rows.shape}")
-        if n == 0:
-            raise ValueError("a mean over 0 rows is not defined")
-        loss.check(rows)
-        return rows
-
-    def _weights(
-        self, sample_weight: Any, class_weight: Any, target: np.ndarray, loss: Loss
-    ) -> np.ndarray | None:
-        """Return the weight of each sample, checked; None if all count alike."""
-        if sample_weight is None and class_weight is None:
-            return None
-        if isinstance(loss, CrossEntropy):
-            raise ValueError("CrossEntropy takes no weights; SoftmaxCrossEntropy does")
-        given = []
-        if sample_weight is not None:
-            given.append(("sample_weight", sample_weight))
-        if class_weight is not None:
-            ignored = getattr(loss, "ignore_index", None)
-            given.append(("class_weight", _weights_of_classes(class_weight, target, ignored)))
-        both = []
-        for name, value in given:
-            weights: np.ndarray = _ops.as_floats(value, name, self._dtype)
-            if weights.shape != (len(target),):
-                raise ValueError(f"{name} must have shape {(len(target),)}, got {weights.shape}")
-            _ops.check_weights(weights, name)
-            both.append(weights)
-        if len(both) > 1:
-            weights = _ops.scale_rows(*both)
-            _ops.check_weights(weights, "sample_weight times class_weight")
-        return weights
+        return self._trainer
 
     def train_step(
         self, x: Any, y: Any, sample_weight: Any = None, *, update: bool = True
@@ -628,22 +470,7 @@ class Sequential(Layer):
             it, which is seen at once, and the step is applied unless gradients are kept. Gradients
             that were gathered before are lost.
         """
-        optimizer, loss = self._compiled()
-        if self._engine is None or not self._native:
-            return self._step_by_layers(x, y, sample_weight, "", update)[0]
-        x = self._engine.inputs(x)
-        target = self._target(y, len(x), self._engine.n_out, loss)
-        if sample_weight is not None:
-            sample_weight = self._weights(sample_weight, None, target, loss)
-        assert self._objective is not None
-        steps = self._steps_of(optimizer, 1)
-        outcome, _, value, *_ = self._engine.train(
-            x, target, sample_weight, self._objective, len(x), None, False, self._keeps_gradients,
-            steps, update)
-        optimizer.steps += steps.taken
-        if outcome != "fine":
-            raise self._failure(outcome, value, "")
-        return value
+        return self._compiled().step(x, y, sample_weight, update)
 
     def fit(
         self,
@@ -716,7 +543,7 @@ class Sequential(Layer):
         KeyboardInterrupt
             On Ctrl-C, between two steps: the parameters are those of a finished step.
         """
-        _, loss = self._compiled()
+        trainer = self._compiled()
         batch_size, epochs = positive(batch_size, "batch_size"), positive(epochs, "epochs")
         parts = positive(gradient_accumulation_steps, "gradient_accumulation_steps")
         done = positive(initial_epoch, "initial_epoch") if initial_epoch != 0 else 0
@@ -732,25 +559,25 @@ class Sequential(Layer):
                                  "x and y as arrays, not batches")
             steps = None if steps_per_epoch is None else positive(steps_per_epoch,
                                                                   "steps_per_epoch")
-            source = Batches(x, steps, partial(self._portion, class_weight))
+            source = Batches(x, steps, partial(trainer.portion, class_weight))
             if source.ends and epochs - done > 1:
                 raise ValueError(f"x can be gone through once, not {epochs - done} times: give "
                                  "something that can be iterated anew, or steps_per_epoch")
         else:
             if steps_per_epoch is not None:
                 raise ValueError("steps_per_epoch needs batches, not x and y as arrays")
-            source = self._samples(x, y, sample_weight, class_weight)
+            samples = trainer.samples(x, y, sample_weight, class_weight)
             if validation_split:
                 if validation_data is not None:
                     raise ValueError("validation_data and validation_split exclude each other")
-                source, validation = self._split(source, validation_split)
+                samples, validation = samples.split(validation_split)
             if shuffle:
                 orders = self._orders(rng)
                 if rng is not None and not isinstance(rng, np.random.Generator):
                     for _ in range(done):
-                        orders.permutation(len(source))
+                        orders.permutation(len(samples))
             # The engine takes large batches in blocks, so there is nothing to gather.
-            batch_size, parts = min(batch_size * parts, len(source)), 1
+            source, batch_size, parts = samples, min(batch_size * parts, len(samples)), 1
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)):
                 raise TypeError("validation_data must be a tuple, got "
@@ -758,18 +585,18 @@ class Sequential(Layer):
             if len(validation_data) not in (2, 3):
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight), got "
                                  f"{len(validation_data)} items")
-            validation = self._samples(*validation_data)
+            validation = trainer.samples(*validation_data)
         progress = [Progress(epochs, done)] if verbose else []
-        self._forget_pending()
+        trainer.forget_pending()
         self.stop_training = False
         fitting = self._current_fit = Fitting(
-            self, source, validation, rows=batch_size, epochs=epochs, epoch=done, orders=orders,
-            parts=parts, callbacks=[*own_callbacks, *progress])
+            self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
+            orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
         try:
             return fitting.run()
         finally:
             self._current_fit = None
-            self._forget_pending()
+            trainer.forget_pending()
             for bar in progress:
                 bar.close()
 
@@ -781,245 +608,7 @@ class Sequential(Layer):
             self._rng = np.random.default_rng()
         return self._rng
 
-    def _samples(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None
-    ) -> Samples:
-        """Return samples as they are taken in training, or with the means to get there."""
-        _, loss = self._compiled()
-        if not (_foreign(x, self._dtype) or _foreign(y, self._dtype)):
-            portion = self._portion(class_weight, x, y, sample_weight)
-            return Samples(portion.x, portion.y, portion.weights)
-        if len(x) == 0 or len(x) != len(y):
-            raise ValueError(f"x and y must have as many rows, at least 1, got {len(x)} "
-                             f"and {len(y)}")
-        if np.ndim(y) == 1:                             # a few bytes a sample
-            y = self._target(y, len(x), self._width(self._inputs(x[:1])), loss)
-        self._portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
-        return Samples(x, y, self._weights(sample_weight, class_weight, y, loss),
-                       partial(self._portion, None))
-
-    def _portion(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
-        """Return samples as the network takes them, checked."""
-        _, loss = self._compiled()
-        x = self._inputs(x)
-        y = self._target(y, len(x), self._width(x), loss)
-        return Portion(x, y, self._weights(sample_weight, class_weight, y, loss))
-
-    @staticmethod
-    def _split(samples: Samples, share: float) -> tuple[Samples, Samples]:
-        """Return the first samples, and the last ones, which are this share of all."""
-        n = len(samples)
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split must be in the interval [0, 1), got {share}")
-        kept = n - round(n * share)
-        if not 0 < kept < n:
-            raise ValueError(f"validation_split {share} leaves no sample of {n} on one side")
-        return samples.part(slice(0, kept)), samples.part(slice(kept, n))
-
     # ---- What a fit asks for -------------------------------------------------------------------
-
-    @property
-    def _runs_epochs(self) -> bool:
-        """Whether many steps can be taken by one call."""
-        return self._engine is not None and self._native
-
-    def _tally(self) -> Tally:
-        return Tally(self._metrics, self._counts)
-
-    def _train_on(
-        self, portion: Portion, batch_size: int, place: str, number: int, tally: Tally,
-        update: bool,
-    ) -> float:
-        """Take a step per batch of a portion; return the last loss. `number`: of the portion."""
-        optimizer, loss = self._compiled()
-        x, y, weights, order = portion
-        n = len(x) if order is None else len(order)
-        if n == 0:
-            raise ValueError("a mean over 0 rows is not defined")
-        counted = self._answers(y if order is None else y[order]) if self._counts else 0
-        scores = None
-        if not self._runs_epochs:
-            if order is not None:
-                x, y = x[order], y[order]
-                weights = None if weights is None else weights[order]
-            value, scores = self._step_by_layers(
-                x, y, weights, f"{place}, step {number + 1}", update)
-            share = self._share(scores, y, weights)
-            tally.add(value * (share if loss.reduction == "mean" else 1), share,
-                      self._right_answers(scores, y) if self._counts else 0, counted)
-            if tally.keeps_scores:
-                tally.keep(*self._of_interest(scores, y))
-            return value
-        assert self._engine is not None and self._objective is not None
-        if tally.keeps_scores:
-            scores = np.empty((n, self._engine.n_out), self._dtype)
-        steps = self._steps_of(optimizer, -(-n // batch_size))
-        try:
-            outcome, step, value, total, shares, correct = self._engine.train(
-                x, y, weights, self._objective, batch_size, order, self._counts,
-                self._keeps_gradients, steps, update, scores)
-        finally:
-            optimizer.steps += steps.taken
-        if outcome != "fine":
-            raise self._failure(outcome, value, f"{place}, step {number + step}")
-        tally.add(total, shares, correct, counted)
-        if scores is not None:
-            tally.keep(*self._of_interest(scores, y if order is None else y[order]))
-        return value
-
-    def _apply_pending(self, place: str) -> None:
-        """Update by the gradients that were gathered, if there are any."""
-        optimizer, _ = self._compiled()
-        if self._runs_epochs:
-            assert self._engine is not None and self._objective is not None
-            steps = self._steps_of(optimizer, 1)
-            outcome = self._engine.apply_pending(self._objective, self._keeps_gradients, steps)
-            optimizer.steps += steps.taken
-            if outcome != "fine":
-                raise self._failure(outcome, math.nan, place)
-        elif self._pending is not None:
-            self._update_by_layers(0.0, place)
-
-    def _forget_pending(self) -> None:
-        """Drop the gradients that were gathered."""
-        self._pending = None
-        if self._engine is not None:
-            self._engine.forget_pending()
-
-    def _answers(self, y: np.ndarray) -> int:
-        """Return how many answers accuracy counts: not those whose label is ignored."""
-        if self._metrics.get("accuracy") is measures.binary_accuracy:
-            return y.size
-        ignored = getattr(self._loss, "ignore_index", None)
-        return len(y) if ignored is None or y.ndim > 1 else int((y != ignored).sum())
-
-    def _of_interest(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and targets of the rows whose label is not ignored."""
-        ignored = getattr(self._loss, "ignore_index", None)
-        if ignored is None or y.ndim > 1:
-            return scores, y
-        return scores[y != ignored], y[y != ignored]
-
-    def _share(self, scores: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
-        """Return what the mean over a batch divides by, as often as an epoch's mean needs."""
-        loss = self._loss
-        if loss is None or loss.reduction != "mean" or isinstance(loss, EntryLoss):
-            return len(y) if weights is None or loss is None or loss.reduction != "mean" else (
-                _ops.sum_of_weights(weights))
-        if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)) and (
-                weights is not None or not loss.is_plain):
-            return loss.rows(y, scores, weights)[1]
-        return len(y) if weights is None else _ops.sum_of_weights(weights)
-
-    def _right_answers(self, scores: np.ndarray, y: np.ndarray) -> int:
-        """Return how many answers are right; those whose label is ignored are not."""
-        scores, y = self._of_interest(scores, y)
-        if self._metrics["accuracy"] is measures.binary_accuracy:
-            return _ops.count_same_side(scores, y)
-        return round(measures.accuracy(scores, y) * len(y)) if len(y) else 0
-
-    def _step_by_layers(
-        self, x: Any, y: Any, weights: Any, place: str, update: bool = True
-    ) -> tuple[float, np.ndarray]:
-        """Take a step by calling each layer; return the loss and the scores."""
-        _, loss = self._compiled()
-        if self._stepping:
-            raise RuntimeError("this network is in use by another thread")
-        self._stepping = True
-        try:
-            scores = self.forward(x)
-            if y is not None and loss.__class__ in LOSSES.values():
-                y = self._target(y, len(scores), scores.shape[1], loss)
-                weights = self._weights(weights, None, y, loss)
-            value: float = (                            # somebody's own loss may take no weights
-                loss.forward(scores, y) if weights is None      # type: ignore[attr-defined]
-                else loss.forward(scores, y, weights))          # type: ignore[attr-defined]
-            if not math.isfinite(value):
-                self._pending = None
-                raise self._failure("loss", value, place)
-            self.backward(loss.backward())
-            if self._pending is not None or not update:
-                self._gather(self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
-            if update:
-                self._update_by_layers(value, place)
-        finally:
-            self._stepping = False
-        return value, scores
-
-    def _gather(self, share: float) -> None:
-        """Add the layers' gradients, each times what its mean was divided by, to the sums."""
-        before, sums = self._pending or (0.0, [])
-        gradients = [_ops.scale_forward(gradient, share) for _, _, gradient in self.parameters()]
-        self._pending = before + share, [
-            _ops.add_forward(*pair) for pair in zip(sums, gradients, strict=True)
-        ] if sums else gradients
-
-    def _update_by_layers(self, value: float, place: str) -> None:
-        """Update by the gradients on the layers, or by those that were gathered."""
-        optimizer, loss = self._compiled()
-        if self._pending is not None:
-            total, sums = self._pending
-            factor = 1 / total if total and loss.reduction == "mean" else 1.0
-            for (_, _, gradient), gathered in zip(self.parameters(), sums, strict=True):
-                gradient[...] = _ops.scale_forward(gathered, factor)
-            self._pending = None
-        if self._keeps_gradients and not all(
-                np.isfinite(gradient).all() for _, _, gradient in self.parameters()):
-            raise self._failure("gradient", value, place)
-        optimizer.step(self._layers)
-        if not all(np.isfinite(values).all() for _, values, _ in self.parameters()):
-            raise self._failure("parameter", value, place)
-
-    def _failure(self, outcome: str, value: float, place: str) -> Exception:
-        """Return what to raise where a step did not go well."""
-        if outcome == "label":
-            return ValueError("target changed while it was in use")
-        if outcome == "probability":
-            return ValueError("CrossEntropy takes probabilities, in [0, 1], but the network gives "
-                              "others; for raw scores there is SoftmaxCrossEntropy")
-        if outcome == "parameter":
-            return FloatingPointError(f"the update{place} made parameters infinite or NaN; "
-                                      "a smaller lr may help")
-        if outcome == "gradient":
-            return FloatingPointError(f"the gradient is not finite{place}, and the step was not "
-                                      "applied; a smaller lr may help")
-        if self._engine is not None and not self._engine.finite():
-            return FloatingPointError(f"the loss is {value}{place}, because parameters are "
-                                      "infinite or NaN; the step was not applied")
-        return FloatingPointError(f"the loss is {value}{place}, and the step was not applied; "
-                                  "a smaller lr may help")
-
-    def _steps_of(self, optimizer: Optimizer, steps: int) -> _engine.Steps:
-        """Return the optimizer for the next steps, with its states in buffers like the parameters'.
-        """
-        known = self._steps
-        if known is not None and known[0] is optimizer and known[1] == optimizer.version:
-            known[2].taken = 0
-            if not optimizer.constant:
-                known[2].rates = optimizer.rates(steps)
-            return known[2]
-        assert self._operations is not None and self._parameters is not None
-        uses, size = optimizer._uses, len(self._parameters)
-        old = known[2].states if known is not None and known[0] is optimizer else (None,) * 3
-        first, second, third = states = tuple(
-            None if not used else buffer if buffer is not None
-            else _engine.aligned_zeros(size, self._dtype)
-            for used, buffer in zip(uses, old, strict=True))
-        if any(new is not before for new, before in zip(states, old, strict=True)):
-            views = [None if buffer is None else self._operations.views(buffer)
-                     for buffer in states]
-            for index, (layer, places) in enumerate(self._operations.weighted):
-                optimizer._keep(layer, [
-                    tuple(None if view is None else view[index][i]      # type: ignore[misc]
-                          for view in views)
-                    for i in range(len(places))])
-        found = _engine.Steps(
-            optimizer.rule, (first, second, third), optimizer.rates(steps), optimizer.decay,
-            math.inf if optimizer.clip_value is None else optimizer.clip_value,
-            math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
-            optimizer.decay_vectors, **optimizer.numbers())
-        self._steps = optimizer, optimizer.version, found
-        return found
 
     # ---- Measuring and predicting --------------------------------------------------------------
 
@@ -1044,39 +633,9 @@ class Sequential(Layer):
         RuntimeError, TypeError, ValueError
             As `train_step`.
         """
-        tally = self._measure(self._samples(x, y, sample_weight))
+        trainer = self._compiled()
+        tally = trainer.measure(trainer.samples(x, y, sample_weight))
         return Scores(tally.loss, tally.measured())
-
-    def _measure(self, samples: Samples) -> Tally:
-        """Return what there is to say about samples."""
-        tally = self._tally()
-        rows = len(samples) if samples.prepare is None else LAZY_ROWS
-        for x, y, weights, _ in samples.portions(max(1, rows)):
-            self._measure_some(x, y, weights, tally)
-        return tally
-
-    def _measure_some(
-        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, tally: Tally
-    ) -> None:
-        _, loss = self._compiled()
-        answers = self._answers(y) if self._counts else 0
-        if self._engine is not None and self._objective is not None:
-            scores = (np.empty((len(x), self._engine.n_out), self._dtype) if tally.keeps_scores
-                      else None)
-            outcome, total, shares, correct = self._engine.evaluate(
-                x, y, weights, self._objective, self._counts, scores)
-            if outcome != "fine":
-                raise self._failure(outcome, math.nan, "")
-            tally.add(total, shares, correct, answers)
-        else:
-            scores, loss = self.predict(x), copy(loss)
-            value = (loss.forward(scores, y) if weights is None    # type: ignore[attr-defined]
-                     else loss.forward(scores, y, weights))        # type: ignore[attr-defined]
-            share = self._share(scores, y, weights)     # of a sum: reported for a sample, as by fit
-            tally.add(value * (share if loss.reduction == "mean" else 1), share,
-                      self._right_answers(scores, y) if self._counts else 0, answers)
-        if scores is not None and tally.keeps_scores:
-            tally.keep(*self._of_interest(scores, y))
 
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output: raw scores, where the network ends in a `Dense`.
@@ -1098,16 +657,16 @@ class Sequential(Layer):
             Another thread is training the network.
         """
         if self._engine is not None:
-            if not _foreign(x, self._dtype) or len(x) <= LAZY_ROWS:
+            if not foreign(x, self._dtype) or len(x) <= LAZY_ROWS:
                 return self._engine.predict(x, out)
-            self._inputs(x[:1])                 # what is wrong with one is told now
+            self._engine.inputs(x[:1])          # what is wrong with one is told now
             if out is None:
                 out = np.empty((len(x), self._engine.n_out), self._dtype)
             for start in range(0, len(x), LAZY_ROWS):
                 rows = slice(start, start + LAZY_ROWS)
                 self._engine.predict(x[rows], out[rows])
             return out
-        if self._stepping:
+        if self._trainer is not None and self._trainer.stepping:
             raise RuntimeError("this network is being trained by another thread")
         *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
         check_apart(out, x, "the input")
@@ -1146,10 +705,10 @@ class Sequential(Layer):
             return _Head("identity", False)
         if self._ends_in(Sigmoid):
             return _Head("identity", True)
-        if isinstance(self._loss, BinaryCrossEntropy):
+        if isinstance(self.loss, BinaryCrossEntropy):
             return _Head("sigmoid", True)
-        if isinstance(self._loss, EntryLoss):
-            return _Head(f"{type(self._loss).__name__} does not have", False)
+        if isinstance(self.loss, EntryLoss):
+            return _Head(f"{type(self.loss).__name__} does not have", False)
         return _Head("softmax", False)
 
     def predict_labels(self, x: Any) -> np.ndarray:
@@ -1185,7 +744,7 @@ class Sequential(Layer):
 
         Numbers, text, None and arrays in lists and dicts; arrays are those in use.
         """
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         return {
             "parameters": {name: value for name, value, _ in self.parameters()},
             "dropout": [int(layer._seen[0]) for layer in _flat(self._layers)
@@ -1208,9 +767,9 @@ class Sequential(Layer):
             raise ValueError(f"it has {len(state['dropout'])} Dropout layers")
         if self._current_fit is not None and state["fit"] is not None:
             self._current_fit.set_state(state["fit"])
-        if self._optimizer is not None and state["optimizer"] is not None:
-            self._optimizer._set_state(self._layers, state["optimizer"])
-            self._steps = None
+        if self._trainer is not None and state["optimizer"] is not None:
+            self._trainer.optimizer._set_state(self._layers, state["optimizer"])
+            self._trainer.restart()
         for name, value, _ in parameters:
             value[...] = state["parameters"][name]
         for layer, seen in zip(dropouts, state["dropout"], strict=True):
@@ -1265,7 +824,7 @@ class Sequential(Layer):
                 for layer in _flat(self._layers) if not _native(layer)})
             notes.append("runs layer by layer" + (
                 f", because of {', '.join(foreign)}" if foreign else ", as it has no Dense"))
-        elif not self._native:
+        elif self._trainer is not None and not self._trainer.runs_epochs:
             notes.append("trains layer by layer, as optimizer or loss is not built in")
         return _Table(rows, notes)
 
@@ -1276,16 +835,14 @@ class Sequential(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy layers and how to train them; buffers are made anew."""
-        names = ("_layers", "_optimizer", "_loss", "_metrics", "_keeps_gradients", "_native",
-                 "_rng")
-        return {name: getattr(self, name) for name in names}
+        how = None if self._trainer is None else self._trainer.arguments()
+        return {"_layers": self._layers, "_rng": self._rng, "how": how}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_layers"])         # type: ignore[misc]
-        vars(self).update(state)
-        if type(self._loss) in LOSSES.values():
-            assert self._loss is not None
-            self._objective = _objective(self._loss, self._dtype)
+        self._rng = state["_rng"]
+        if state["how"] is not None:
+            self._trainer = Trainer(self, *state["how"])
 
 
 class Predictor(_engine.Forward):
@@ -1317,24 +874,4 @@ class Predictor(_engine.Forward):
         return f"Predictor({self.in_features} to {self.out_features}, {self.dtype})"
 
 
-def _foreign(value: Any, dtype: np.dtype) -> bool:
-    """Return whether this is a memory map that only a copy would make fit."""
-    return isinstance(value, np.memmap) and value.ndim > 1 and not (
-        value.dtype == dtype and value.flags.c_contiguous and value.flags.aligned)
 
-
-def _weights_of_classes(
-    class_weight: Any, target: np.ndarray, ignored: int | None
-) -> list[float]:
-    """Return the weight of each sample by its label."""
-    if target.ndim != 1:
-        raise ValueError("class_weight needs labels, a vector, as target")
-    if isinstance(class_weight, str) and class_weight == "balanced":
-        labels, counts = np.unique(target, return_counts=True)
-        found = {label: count for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
-                 if label != ignored}
-        number = sum(found.values())
-        class_weight = {label: number / (len(found) * count) for label, count in found.items()}
-    if not isinstance(class_weight, dict):
-        raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
-    return [float(class_weight.get(label, 1.0)) for label in target.tolist()]

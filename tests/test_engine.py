@@ -469,7 +469,7 @@ def test_no_number_ends_subnormal_however_long_one_sample_is_repeated(name, dtyp
     x, target = make_batch(rng, name, 1, dtype, "squares")
     steps = 5000
     net.fit(np.repeat(x, steps, 0), np.repeat(target, steps, 0), batch_size=1, verbose=0)
-    velocities = [v for kept in net._optimizer._states.values() for v, _, _ in kept]
+    velocities = [v for kept in net.optimizer._states.values() for v, _, _ in kept]
     for array in (*values([net]), *velocities):
         assert np.all((array == 0) | (np.abs(array) >= np.finfo(dtype).tiny))
     assert not all(velocity.all() for velocity in velocities)       # some got as far as 0
@@ -754,7 +754,7 @@ def test_a_network_that_is_frozen_as_a_whole_only_measures(n, dtype, rng):
     x, target = make_batch(rng, "", n, dtype)
     assert np.isfinite(net.train_step(x, target))
     net.fit(x, target, verbose=0)
-    net._optimizer.step([net])
+    net.optimizer.step([net])
     assert bits([net]) == before
     net.trainable = True
     net.train_step(x, target)
@@ -1125,7 +1125,7 @@ def test_28_labels_that_change_while_they_are_in_use_are_not_followed(order):
     before = net.layers[0].weight.copy()
     for bad in (3, -1, 2**62):
         outcome, *_ = net._engine.train(
-            np.ones((2, 2), np.float32), np.array([0, bad]), None, net._objective, 2, order, False,
-            False, net._steps_of(net._optimizer, 1))
+            np.ones((2, 2), np.float32), np.array([0, bad]), None, net._trainer._objective, 2, order,
+            False, False, net._trainer._steps_of(1))
         assert outcome == "label"
     assert np.array_equal(net.layers[0].weight, before)

@@ -24,7 +24,7 @@ UNIT = some.floats(0, 0.9)
 
 
 @some.composite
-def chains(draw, dtype, activations, width, *, drops=True, deep=2):
+def chains(draw, dtype, activations, width, *, rough=True, deep=2):
     """Layers that take so many features, and how many they give."""
     layers = []
     rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
@@ -39,16 +39,16 @@ def chains(draw, dtype, activations, width, *, drops=True, deep=2):
             width = wide
         elif kind == "activation":
             layers.append(activations[draw(some.sampled_from(sorted(activations)))]())
-        elif kind == "norm":
+        elif kind == "norm" and (rough or width >= 8):  # narrower it is too steep for differences
             layers.append(fn.LayerNorm(width, dtype=dtype))
-        elif kind == "drop":
-            layers.append(fn.Dropout(draw(UNIT), rng=rng) if drops else fn.Identity())
+        elif kind in ("norm", "drop"):
+            layers.append(fn.Dropout(draw(UNIT), rng=rng) if rough else fn.Identity())
         elif kind == "scale":
             layers.append(fn.Scale(draw(some.floats(-2, 2))))
         elif not deep:
             layers.append(fn.Flatten())
         else:
-            inner, wide = draw(chains(dtype, activations, width, drops=drops, deep=deep - 1))
+            inner, wide = draw(chains(dtype, activations, width, rough=rough, deep=deep - 1))
             if wide != width:
                 inner.append(fn.Dense(wide, width, dtype=dtype, rng=rng))
             layers.append(fn.Residual(inner))
@@ -136,7 +136,7 @@ def test_a_network_trains_and_predicts_with_the_bits_of_its_layers(network, data
 
 
 @seldom
-@given(networks(SMOOTH, ["float64"], drops=False), some.data())
+@given(networks(SMOOTH, ["float64"], rough=False), some.data())
 def test_backward_of_a_network_is_its_derivative(network, data):
     layers, _, n_in, _ = network
     rng = np.random.default_rng(data.draw(some.integers(0, 2**32 - 1)))

@@ -356,7 +356,7 @@ def test_fit_takes_the_steps_of_train_step(name, dtype, rng):
         for start in (0, 16, 32):
             nets[1].train_step(x[start:start + 16], target[start:start + 16])
     assert bits(nets[:1]) == bits(nets[1:])
-    assert [net._optimizer.steps for net in nets] == [9, 9]
+    assert [net.optimizer.steps for net in nets] == [9, 9]
 
 
 @EACH
@@ -819,7 +819,7 @@ def test_38_a_refused_step_does_not_count(name, own, dtype, rng):
             net.train_step(x, target + 4)
         assert net.train_step(x, target) == twin.train_step(x, target)
         assert bits([net]) == bits([twin])
-        assert net._optimizer.steps == twin._optimizer.steps
+        assert net.optimizer.steps == twin.optimizer.steps
 
 
 def test_38_the_steps_before_a_refused_one_count(dtype, rng):
@@ -832,7 +832,7 @@ def test_38_the_steps_before_a_refused_one_count(dtype, rng):
         net.fit(x, target, batch_size=10, shuffle=False, verbose=0)
     for start in (0, 10):
         twin.train_step(x[start:start + 10], target[start:start + 10])
-    assert net._optimizer.steps == 2 and bits([net]) == bits([twin])
+    assert net.optimizer.steps == 2 and bits([net]) == bits([twin])
     net.train_step(x[:9], target[:9])
     twin.train_step(x[:9], target[:9])
     assert bits([net]) == bits([twin])
@@ -857,7 +857,7 @@ def test_54_steps_before_an_interrupt_count(rng):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert bits([net]) != start
-    assert net._optimizer.steps > 0
+    assert net.optimizer.steps > 0
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop, momentum", "RMSprop, all"])

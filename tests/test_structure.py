@@ -23,6 +23,7 @@ FLOORS = [
     {"activations", "checking"},
     {"layers", "losses", "metrics", "optimizers", "callbacks", "_config"},
     {"_fitting"},
+    {"_trainer"},
     {"network"},
     {"__init__"},
     {"_data"},

@@ -1,0 +1,511 @@
+"""How a network is trained: optimizer, loss and metrics, and steps with them."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from copy import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastnet import _engine, _ops
+from fastnet import metrics as measures
+from fastnet._fitting import LAZY_ROWS, Portion, Samples, Tally
+from fastnet.history import History
+from fastnet.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    EntryLoss,
+    Huber,
+    Loss,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+    Poisson,
+    SoftmaxCrossEntropy,
+)
+from fastnet.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+
+LOSSES = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "cross_entropy": CrossEntropy,
+    "mean_squared_error": MeanSquaredError,
+    "mse": MeanSquaredError,
+    "negative_log_likelihood": NegativeLogLikelihood,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "huber": Huber,
+    "poisson": Poisson,
+}
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: SGD(lr=0.01), "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+CLASS_LOSSES = (SoftmaxCrossEntropy, CrossEntropy, NegativeLogLikelihood)
+
+
+def _objective(loss: Loss, dtype: np.dtype) -> _engine.Objective:
+    """Return a built-in loss as the engine takes it."""
+    def floats(value: Any, name: str) -> np.ndarray | None:
+        return None if value is None else _ops.as_floats(value, name, dtype)
+
+    if isinstance(loss, EntryLoss):
+        return _engine.Objective(
+            loss.kind, dtype, loss.reduction == "mean", delta=loss.delta,
+            pos_weight=floats(loss.pos_weight, "pos_weight"))
+    if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)):
+        kind = ("softmax_cross_entropy" if isinstance(loss, SoftmaxCrossEntropy)
+                else "negative_log_likelihood")
+        return _engine.Objective(
+            kind, dtype, loss.reduction == "mean", floats(loss.weight, "weight"),
+            ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing)
+    return _engine.Objective("cross_entropy", dtype)
+
+
+def foreign(value: Any, dtype: np.dtype) -> bool:
+    """Return whether this is a memory map that only a copy would make fit."""
+    return isinstance(value, np.memmap) and value.ndim > 1 and not (
+        value.dtype == dtype and value.flags.c_contiguous and value.flags.aligned)
+
+
+def _weights_of_classes(
+    class_weight: Any, target: np.ndarray, ignored: int | None
+) -> list[float]:
+    """Return the weight of each sample by its label."""
+    if target.ndim != 1:
+        raise ValueError("class_weight needs labels, a vector, as target")
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        labels, counts = np.unique(target, return_counts=True)
+        found = {label: count for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+                 if label != ignored}
+        number = sum(found.values())
+        class_weight = {label: number / (len(found) * count) for label, count in found.items()}
+    if not isinstance(class_weight, dict):
+        raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
+    return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
+
+
+class Trainer:
+    """What `Sequential.compile` was given, checked, and the steps that it takes.
+
+    A network of built-in layers with a built-in loss and optimizer takes them in the engine, any
+    other layer by layer.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+    loss : Loss
+    metrics : dict
+        Functions of scores and target by name.
+    stepping : bool
+        Whether a step layer by layer is under way.
+    """
+
+    def __init__(
+        self, network: Any, optimizer: Any, loss: Any, metrics: Any, keep_gradients: bool
+    ) -> None:
+        if isinstance(optimizer, str):
+            if optimizer.lower() not in OPTIMIZERS:
+                raise ValueError(f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))} or "
+                                 f"an optimizer, got {optimizer!r}")
+            optimizer = OPTIMIZERS[optimizer.lower()]()
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be an optimizer or its name, got {optimizer!r}")
+        if isinstance(loss, str):
+            if loss not in LOSSES:
+                raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, "
+                                 f"got {loss!r}")
+            loss = LOSSES[loss]()
+        if not isinstance(loss, Loss):
+            raise TypeError(f"loss must be a loss or its name, got {loss!r}")
+        if loss.reduction == "none":
+            raise ValueError("a network needs one number to make smaller: reduction must be 'mean' "
+                             "or 'sum', got 'none'")
+        self._network = weakref.proxy(network)      # which holds this
+        self._engine: _engine.Engine | None = network._engine
+        self._dtype: np.dtype = network.dtype
+        for name, weights in (("weight", getattr(loss, "weight", None)),
+                              ("pos_weight", getattr(loss, "pos_weight", None))):
+            if weights is not None and self._engine is not None:
+                if len(weights) != self._engine.n_out:
+                    raise ValueError(f"{name} must have {self._engine.n_out} entries, one for each "
+                                     f"output, got {len(weights)}")
+        self.optimizer: Optimizer = optimizer
+        self.loss: Loss = loss
+        if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+            raise TypeError(f"metrics must be a list, got {metrics!r}")
+        self._given = list(metrics)
+        self.metrics = self._named()
+        self._keeps_gradients = bool(keep_gradients)
+        built_in = type(loss) in LOSSES.values()
+        self._objective = _objective(loss, self._dtype) if built_in else None
+        self._native = built_in and type(optimizer) in (SGD, Adam, AdamW, RMSprop)
+        self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
+        self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
+        self.stepping = False
+
+    def restart(self) -> None:
+        """Take the optimizer's states anew, as they were replaced."""
+        self._steps = None
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what makes another one like this, for a network."""
+        return self.optimizer, self.loss, self._given, self._keeps_gradients
+
+    def _named(self) -> dict[str, measures.Metric]:
+        """Return the metrics by name, checked."""
+        found: dict[str, measures.Metric] = {}
+        for metric in self._given:
+            name, function = measures.get(metric)
+            if name in found:
+                raise ValueError(f"metrics must hold each name once, but {name!r} came twice")
+            if hasattr(History, name) or name in ("loss", "epoch") or name.startswith("val_"):
+                raise ValueError(f"a metric cannot be called {name!r}")
+            if function is measures.accuracy:
+                if isinstance(self.loss, BinaryCrossEntropy):
+                    function = measures.binary_accuracy
+                elif isinstance(self.loss, EntryLoss):
+                    raise ValueError("accuracy needs classes, which "
+                                     f"{type(self.loss).__name__} does not have")
+            found[name] = function
+        return found
+
+    @property
+    def _counts(self) -> bool:
+        """Whether accuracy is counted on the way."""
+        return self.metrics.get("accuracy") in (measures.accuracy, measures.binary_accuracy)
+
+    # ---- Samples as they are taken -----------------------------------------------------------
+
+    def samples(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None
+    ) -> Samples:
+        """Return samples as they are taken in training, or with the means to get there."""
+        if not (foreign(x, self._dtype) or foreign(y, self._dtype)):
+            portion = self.portion(class_weight, x, y, sample_weight)
+            return Samples(portion.x, portion.y, portion.weights)
+        if len(x) == 0 or len(x) != len(y):
+            raise ValueError(f"x and y must have as many rows, at least 1, got {len(x)} "
+                             f"and {len(y)}")
+        if np.ndim(y) == 1:                             # a few bytes a sample
+            y = self._target(y, len(x), self._width(self._inputs(x[:1])))
+        self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
+        return Samples(x, y, self._weights(sample_weight, class_weight, y),
+                       partial(self.portion, None))
+
+    def portion(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
+        """Return samples as the network takes them, checked."""
+        x = self._inputs(x)
+        y = self._target(y, len(x), self._width(x))
+        return Portion(x, y, self._weights(sample_weight, class_weight, y))
+
+    def _inputs(self, x: Any) -> np.ndarray:
+        if self._engine is not None:
+            return self._engine.inputs(x)
+        return _ops.as_floats(x, "X", self._dtype)
+
+    def _width(self, x: np.ndarray) -> int:
+        """Return the number of outputs, which layers of somebody's own have to be asked for."""
+        if self._engine is not None:
+            return self._engine.n_out
+        return int(self._network.predict(x[:1]).shape[1])
+
+    def _target(self, target: Any, n: int, n_out: int) -> np.ndarray:
+        """Return the target of n samples as the losses take it, checked."""
+        loss = self.loss
+        if isinstance(loss, CLASS_LOSSES):
+            ignored = getattr(loss, "ignore_index", None)
+            found: np.ndarray = _ops.as_target(target, np.empty((0, n_out), self._dtype), ignored)
+            _ops.check_target(found, n, n_out, self._dtype, ignored)
+            return found
+        rows: np.ndarray = _ops.as_floats(target, "target", self._dtype)
+        if not isinstance(loss, EntryLoss):     # somebody's own, which knows what it takes
+            return rows
+        if n_out == 1 and rows.ndim == 1:
+            rows = rows.reshape(-1, 1)
+        if rows.shape != (n, n_out):
+            raise ValueError(f"target must have shape {(n, n_out)}, got {rows.shape}")
+        if n == 0:
+            raise ValueError("a mean over 0 rows is not defined")
+        loss.check(rows)
+        return rows
+
+    def _weights(
+        self, sample_weight: Any, class_weight: Any, target: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the weight of each sample, checked; None if all count alike."""
+        if sample_weight is None and class_weight is None:
+            return None
+        if isinstance(self.loss, CrossEntropy):
+            raise ValueError("CrossEntropy takes no weights; SoftmaxCrossEntropy does")
+        given = []
+        if sample_weight is not None:
+            given.append(("sample_weight", sample_weight))
+        if class_weight is not None:
+            ignored = getattr(self.loss, "ignore_index", None)
+            given.append(("class_weight", _weights_of_classes(class_weight, target, ignored)))
+        both = []
+        for name, value in given:
+            weights: np.ndarray = _ops.as_floats(value, name, self._dtype)
+            if weights.shape != (len(target),):
+                raise ValueError(f"{name} must have shape {(len(target),)}, got {weights.shape}")
+            _ops.check_weights(weights, name)
+            both.append(weights)
+        if len(both) > 1:
+            weights = _ops.scale_rows(*both)
+            _ops.check_weights(weights, "sample_weight times class_weight")
+        return weights
+
+    # ---- Steps -------------------------------------------------------------------------------
+
+    def step(self, x: Any, y: Any, sample_weight: Any, update: bool) -> float:
+        """Take one step on a batch, and return its mean loss: `Sequential.train_step`."""
+        if self._engine is None or not self._native:
+            return self._step_by_layers(x, y, sample_weight, "", update)[0]
+        x = self._engine.inputs(x)
+        target = self._target(y, len(x), self._engine.n_out)
+        if sample_weight is not None:
+            sample_weight = self._weights(sample_weight, None, target)
+        assert self._objective is not None
+        steps = self._steps_of(1)
+        outcome, _, value, *_ = self._engine.train(
+            x, target, sample_weight, self._objective, len(x), None, False, self._keeps_gradients,
+            steps, update)
+        self.optimizer.steps += steps.taken
+        if outcome != "fine":
+            raise self._failure(outcome, value, "")
+        return value
+
+    @property
+    def runs_epochs(self) -> bool:
+        """Whether many steps can be taken by one call."""
+        return self._engine is not None and self._native
+
+    def tally(self) -> Tally:
+        return Tally(self.metrics, self._counts)
+
+    def train_on(
+        self, portion: Portion, batch_size: int, place: str, number: int, tally: Tally,
+        update: bool,
+    ) -> float:
+        """Take a step per batch of a portion; return the last loss. `number`: of the portion."""
+        optimizer, loss = self.optimizer, self.loss
+        x, y, weights, order = portion
+        n = len(x) if order is None else len(order)
+        if n == 0:
+            raise ValueError("a mean over 0 rows is not defined")
+        counted = self._answers(y if order is None else y[order]) if self._counts else 0
+        scores = None
+        if not self.runs_epochs:
+            if order is not None:
+                x, y = x[order], y[order]
+                weights = None if weights is None else weights[order]
+            value, scores = self._step_by_layers(
+                x, y, weights, f"{place}, step {number + 1}", update)
+            share = self._share(scores, y, weights)
+            tally.add(value * (share if loss.reduction == "mean" else 1), share,
+                      self._right_answers(scores, y) if self._counts else 0, counted)
+            if tally.keeps_scores:
+                tally.keep(*self._of_interest(scores, y))
+            return value
+        assert self._engine is not None and self._objective is not None
+        if tally.keeps_scores:
+            scores = np.empty((n, self._engine.n_out), self._dtype)
+        steps = self._steps_of(-(-n // batch_size))
+        try:
+            outcome, step, value, total, shares, correct = self._engine.train(
+                x, y, weights, self._objective, batch_size, order, self._counts,
+                self._keeps_gradients, steps, update, scores)
+        finally:
+            optimizer.steps += steps.taken
+        if outcome != "fine":
+            raise self._failure(outcome, value, f"{place}, step {number + step}")
+        tally.add(total, shares, correct, counted)
+        if scores is not None:
+            tally.keep(*self._of_interest(scores, y if order is None else y[order]))
+        return value
+
+    def apply_pending(self, place: str) -> None:
+        """Update by the gradients that were gathered, if there are any."""
+        optimizer = self.optimizer
+        if self.runs_epochs:
+            assert self._engine is not None and self._objective is not None
+            steps = self._steps_of(1)
+            outcome = self._engine.apply_pending(self._objective, self._keeps_gradients, steps)
+            optimizer.steps += steps.taken
+            if outcome != "fine":
+                raise self._failure(outcome, math.nan, place)
+        elif self._pending is not None:
+            self._update_by_layers(0.0, place)
+
+    def forget_pending(self) -> None:
+        """Drop the gradients that were gathered."""
+        self._pending = None
+        if self._engine is not None:
+            self._engine.forget_pending()
+
+    def _step_by_layers(
+        self, x: Any, y: Any, weights: Any, place: str, update: bool = True
+    ) -> tuple[float, np.ndarray]:
+        """Take a step by calling each layer; return the loss and the scores."""
+        loss = self.loss
+        if self.stepping:
+            raise RuntimeError("this network is in use by another thread")
+        self.stepping = True
+        try:
+            scores = self._network.forward(x)
+            if y is not None and loss.__class__ in LOSSES.values():
+                y = self._target(y, len(scores), scores.shape[1])
+                weights = self._weights(weights, None, y)
+            value: float = (                            # somebody's own loss may take no weights
+                loss.forward(scores, y) if weights is None      # type: ignore[attr-defined]
+                else loss.forward(scores, y, weights))          # type: ignore[attr-defined]
+            if not math.isfinite(value):
+                self._pending = None
+                raise self._failure("loss", value, place)
+            self._network.backward(loss.backward())
+            if self._pending is not None or not update:
+                self._gather(self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
+            if update:
+                self._update_by_layers(value, place)
+        finally:
+            self.stepping = False
+        return value, scores
+
+    def _gather(self, share: float) -> None:
+        """Add the layers' gradients, each times what its mean was divided by, to the sums."""
+        before, sums = self._pending or (0.0, [])
+        gradients = [_ops.scale_forward(gradient, share)
+                     for _, _, gradient in self._network.parameters()]
+        self._pending = before + share, [
+            _ops.add_forward(*pair) for pair in zip(sums, gradients, strict=True)
+        ] if sums else gradients
+
+    def _update_by_layers(self, value: float, place: str) -> None:
+        """Update by the gradients on the layers, or by those that were gathered."""
+        if self._pending is not None:
+            total, sums = self._pending
+            factor = 1 / total if total and self.loss.reduction == "mean" else 1.0
+            for (_, _, gradient), gathered in zip(self._network.parameters(), sums, strict=True):
+                gradient[...] = _ops.scale_forward(gathered, factor)
+            self._pending = None
+        if self._keeps_gradients and not all(
+                np.isfinite(gradient).all() for _, _, gradient in self._network.parameters()):
+            raise self._failure("gradient", value, place)
+        self.optimizer.step(self._network.layers)
+        if not all(np.isfinite(values).all() for _, values, _ in self._network.parameters()):
+            raise self._failure("parameter", value, place)
+
+    def _failure(self, outcome: str, value: float, place: str) -> Exception:
+        """Return what to raise where a step did not go well."""
+        if outcome == "label":
+            return ValueError("target changed while it was in use")
+        if outcome == "probability":
+            return ValueError("CrossEntropy takes probabilities, in [0, 1], but the network gives "
+                              "others; for raw scores there is SoftmaxCrossEntropy")
+        if outcome == "parameter":
+            return FloatingPointError(f"the update{place} made parameters infinite or NaN; "
+                                      "a smaller lr may help")
+        if outcome == "gradient":
+            return FloatingPointError(f"the gradient is not finite{place}, and the step was not "
+                                      "applied; a smaller lr may help")
+        if self._engine is not None and not self._engine.finite():
+            return FloatingPointError(f"the loss is {value}{place}, because parameters are "
+                                      "infinite or NaN; the step was not applied")
+        return FloatingPointError(f"the loss is {value}{place}, and the step was not applied; "
+                                  "a smaller lr may help")
+
+    def _steps_of(self, steps: int) -> _engine.Steps:
+        """Return the optimizer for the next steps, with its states in buffers like the parameters'.
+        """
+        optimizer, known = self.optimizer, self._steps
+        if known is not None and known[0] == optimizer.version:
+            known[1].taken = 0
+            if not optimizer.constant:
+                known[1].rates = optimizer.rates(steps)
+            return known[1]
+        operations = self._network._operations
+        uses, size = optimizer._uses, operations.size
+        old = known[1].states if known is not None else (None,) * 3
+        first, second, third = states = tuple(
+            None if not used else buffer if buffer is not None
+            else _engine.aligned_zeros(size, self._dtype)
+            for used, buffer in zip(uses, old, strict=True))
+        if any(new is not before for new, before in zip(states, old, strict=True)):
+            views = [None if buffer is None else operations.views(buffer) for buffer in states]
+            for index, (layer, places) in enumerate(operations.weighted):
+                optimizer._keep(layer, [
+                    tuple(None if view is None else view[index][i]      # type: ignore[misc]
+                          for view in views)
+                    for i in range(len(places))])
+        found = _engine.Steps(
+            optimizer.rule, (first, second, third), optimizer.rates(steps), optimizer.decay,
+            math.inf if optimizer.clip_value is None else optimizer.clip_value,
+            math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
+            optimizer.decay_vectors, **optimizer.numbers())
+        self._steps = optimizer.version, found
+        return found
+
+    # ---- What is measured --------------------------------------------------------------------
+
+    def measure(self, samples: Samples) -> Tally:
+        """Return what there is to say about samples."""
+        tally = self.tally()
+        rows = len(samples) if samples.prepare is None else LAZY_ROWS
+        for x, y, weights, _ in samples.portions(max(1, rows)):
+            self._measure_some(x, y, weights, tally)
+        return tally
+
+    def _measure_some(
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, tally: Tally
+    ) -> None:
+        loss = self.loss
+        answers = self._answers(y) if self._counts else 0
+        if self._engine is not None and self._objective is not None:
+            scores = (np.empty((len(x), self._engine.n_out), self._dtype) if tally.keeps_scores
+                      else None)
+            outcome, total, shares, correct = self._engine.evaluate(
+                x, y, weights, self._objective, self._counts, scores)
+            if outcome != "fine":
+                raise self._failure(outcome, math.nan, "")
+            tally.add(total, shares, correct, answers)
+        else:
+            scores, loss = self._network.predict(x), copy(loss)
+            value = (loss.forward(scores, y) if weights is None    # type: ignore[attr-defined]
+                     else loss.forward(scores, y, weights))        # type: ignore[attr-defined]
+            share = self._share(scores, y, weights)     # of a sum: reported for a sample, as by fit
+            tally.add(value * (share if loss.reduction == "mean" else 1), share,
+                      self._right_answers(scores, y) if self._counts else 0, answers)
+        if scores is not None and tally.keeps_scores:
+            tally.keep(*self._of_interest(scores, y))
+
+    def _answers(self, y: np.ndarray) -> int:
+        """Return how many answers accuracy counts: not those whose label is ignored."""
+        if self.metrics.get("accuracy") is measures.binary_accuracy:
+            return y.size
+        ignored = getattr(self.loss, "ignore_index", None)
+        return len(y) if ignored is None or y.ndim > 1 else int((y != ignored).sum())
+
+    def _of_interest(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and targets of the rows whose label is not ignored."""
+        ignored = getattr(self.loss, "ignore_index", None)
+        if ignored is None or y.ndim > 1:
+            return scores, y
+        return scores[y != ignored], y[y != ignored]
+
+    def _share(self, scores: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
+        """Return what the mean over a batch divides by, as often as an epoch's mean needs."""
+        loss = self.loss
+        if loss is None or loss.reduction != "mean" or isinstance(loss, EntryLoss):
+            return len(y) if weights is None or loss is None or loss.reduction != "mean" else (
+                _ops.sum_of_weights(weights))
+        if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)) and (
+                weights is not None or not loss.is_plain):
+            return loss.rows(y, scores, weights)[1]
+        return len(y) if weights is None else _ops.sum_of_weights(weights)
+
+    def _right_answers(self, scores: np.ndarray, y: np.ndarray) -> int:
+        """Return how many answers are right; those whose label is ignored are not."""
+        scores, y = self._of_interest(scores, y)
+        if self.metrics["accuracy"] is measures.binary_accuracy:
+            return _ops.count_same_side(scores, y)
+        return round(measures.accuracy(scores, y) * len(y)) if len(y) else 0
