@@ -69,7 +69,7 @@ def test_every_way_to_step_asks_the_schedule_for_its_own_step(name, dtype, rng):
     for i in range(9):
         batch = slice(i % 3 * 16, i % 3 * 16 + 16)
         stepped.train_step(x[batch], y[batch])
-        set_by_hand._optimizer.lr = SCHEDULE(i)
+        set_by_hand.optimizer.lr = SCHEDULE(i)
         set_by_hand.train_step(x[batch], y[batch])
         scores = x[batch]
         for layer in by_hand:
