@@ -16,7 +16,7 @@ cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pystate cimport PyThreadState
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport uint64_t
 
 from fastnet import _convert
@@ -247,6 +247,39 @@ cdef int check_rate(double lr, int dtype) except -1:
     if lr > FLT_MAX and dtype == FLOAT32:
         raise ValueError(f"lr must be in the interval [0, {FLT_MAX:.4g}] for float32, got {lr}")
     return 0
+
+
+def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, double beta2,
+               double decay):
+    """Return rate, root and shrink of Adam's next steps, as `Update` in _table.pxd calls them.
+
+    lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) and 1 - lr * decay.
+
+    Parameters
+    ----------
+    lrs : list of float
+        Of each step; the last stands for more.
+    taken, steps : int
+        Steps that were taken before, and that are to come.
+    beta1, beta2, decay : float
+
+    Returns
+    -------
+    rates : ndarray of float64 (steps, 3)
+    """
+    cdef cnp.npy_intp *dims = [steps, 3]
+    cdef cnp.ndarray found = cnp.PyArray_EMPTY(2, dims, cnp.NPY_FLOAT64, 0)
+    cdef double *rates = <double *>cnp.PyArray_DATA(found)
+    cdef Py_ssize_t i, known = len(lrs)
+    cdef double lr = 0, t
+    for i in range(steps):
+        if i < known:
+            lr = lrs[i]
+        t = taken + 1 + i
+        rates[3 * i] = lr / (1 - pow(beta1, t))
+        rates[3 * i + 1] = 1 / sqrt(1 - pow(beta2, t))
+        rates[3 * i + 2] = 1 - lr * decay
+    return found
 
 
 def as_floats(value, str name, cnp.dtype dtype=None):

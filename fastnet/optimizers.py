@@ -508,12 +508,8 @@ class Adam(Optimizer):
 
     def rates(self, steps: int) -> np.ndarray:
         """See `Optimizer.rates`."""
-        lrs = self._next(steps)
-        rates = np.empty((steps, 3))
-        for i in range(steps):
-            t, lr = self.steps + 1 + i, lrs[min(i, len(lrs) - 1)]
-            rates[i] = (lr / (1 - self._beta1**t), 1 / math.sqrt(1 - self._beta2**t),
-                        self._shrink(lr))
+        rates: np.ndarray = _ops.adam_rates(
+            self._next(steps), self.steps, steps, self._beta1, self._beta2, self._own_decay)
         return rates
 
     @property
@@ -521,8 +517,10 @@ class Adam(Optimizer):
         """Whether rates are the same for every step: the correction for a short past is not."""
         return False
 
-    def _shrink(self, lr: float) -> float:
-        return 1.0
+    @property
+    def _own_decay(self) -> float:
+        """What times lr a parameter loses of itself, besides the step."""
+        return 0.0
 
     def numbers(self) -> dict[str, float]:
         """See `Optimizer.numbers`."""
@@ -573,8 +571,9 @@ class AdamW(Adam):
         """0: this decay is not added to gradients."""
         return 0.0
 
-    def _shrink(self, lr: float) -> float:
-        return 1 - lr * self._weight_decay
+    @property
+    def _own_decay(self) -> float:
+        return self._weight_decay
 
 
 class RMSprop(Optimizer):
