@@ -28,7 +28,6 @@ class Steps:
         rule: str,
         states: tuple[ndarray | None, ndarray | None, ndarray | None],
         rates: ndarray,
-        decay: float,
         clip: float,
         clip_norm: float,
         decays_vectors: bool,

@@ -160,9 +160,9 @@ cdef class Steps:
     rule : {"sgd", "adam", "rmsprop"}
     states : tuple of 3
         Vectors like the parameters, or None: see `Update` in _table.pxd.
-    rates : ndarray of float64 (1 or more, 3)
-        rate, root and shrink of each step that is to come; the last row stands for more.
-    decay, clip, clip_norm : float
+    rates : ndarray of float64 (1 or more, 4)
+        rate, root, shrink and decay of each step that is to come; the last row stands for more.
+    clip, clip_norm : float
         clip_norm: gradients are made smaller so that their norm is at most this; or infinite.
     decays_vectors : bool
         Whether decay and shrink are meant for biases and the like as well.
@@ -178,14 +178,14 @@ cdef class Steps:
     cdef bint spares_vectors
     cdef public Py_ssize_t taken    # steps, since somebody looked
 
-    def __init__(self, str rule, tuple states, cnp.ndarray rates, double decay, double clip,
+    def __init__(self, str rule, tuple states, cnp.ndarray rates, double clip,
                  double clip_norm, bint decays_vectors, double momentum=0.0, double gain=1.0,
                  double look=1.0, double direct=0.0, double memory=0.0, double eps=0.0):
         self.numbers.rule = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP}[rule]
         self.numbers.momentum, self.numbers.gain = momentum, gain
         self.numbers.look, self.numbers.direct = look, direct
         self.numbers.memory, self.numbers.eps = memory, eps
-        self.numbers.scale, self.numbers.clip, self.numbers.decay = 1, clip, decay
+        self.numbers.scale, self.numbers.clip = 1, clip
         self.states = states
         for i in range(3):
             self.starts[i] = NULL if states[i] is None else cnp.PyArray_BYTES(states[i])
@@ -197,8 +197,8 @@ cdef class Steps:
         """The numbers of a step, counted from 0."""
         cdef Update u = self.numbers
         cdef const double *rates = <const double *>cnp.PyArray_DATA(self.rates)
-        rates += 3 * min(step, cnp.PyArray_DIM(self.rates, 0) - 1)
-        u.rate, u.root, u.shrink = rates[0], rates[1], rates[2]
+        rates += 4 * min(step, cnp.PyArray_DIM(self.rates, 0) - 1)
+        u.rate, u.root, u.shrink, u.decay = rates[0], rates[1], rates[2], rates[3]
         return plain_or_not(u)
 
 

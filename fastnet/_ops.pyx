@@ -250,10 +250,10 @@ cdef int check_rate(double lr, int dtype) except -1:
 
 
 def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, double beta2,
-               double decay):
-    """Return rate, root and shrink of Adam's next steps, as `Update` in _table.pxd calls them.
+               double own_decay, double decay):
+    """Return rate, root, shrink and decay of Adam's next steps, as `Update` in _table.pxd has them.
 
-    lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) and 1 - lr * decay.
+    lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * own_decay and decay.
 
     Parameters
     ----------
@@ -261,13 +261,13 @@ def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, doubl
         Of each step; the last stands for more.
     taken, steps : int
         Steps that were taken before, and that are to come.
-    beta1, beta2, decay : float
+    beta1, beta2, own_decay, decay : float
 
     Returns
     -------
-    rates : ndarray of float64 (steps, 3)
+    rates : ndarray of float64 (steps, 4)
     """
-    cdef cnp.npy_intp *dims = [steps, 3]
+    cdef cnp.npy_intp *dims = [steps, 4]
     cdef cnp.ndarray found = cnp.PyArray_EMPTY(2, dims, cnp.NPY_FLOAT64, 0)
     cdef double *rates = <double *>cnp.PyArray_DATA(found)
     cdef Py_ssize_t i, known = len(lrs)
@@ -276,9 +276,10 @@ def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, doubl
         if i < known:
             lr = lrs[i]
         t = taken + 1 + i
-        rates[3 * i] = lr / (1 - pow(beta1, t))
-        rates[3 * i + 1] = 1 / sqrt(1 - pow(beta2, t))
-        rates[3 * i + 2] = 1 - lr * decay
+        rates[4 * i] = lr / (1 - pow(beta1, t))
+        rates[4 * i + 1] = 1 / sqrt(1 - pow(beta2, t))
+        rates[4 * i + 2] = 1 - lr * own_decay
+        rates[4 * i + 3] = decay
     return found
 
 

@@ -438,7 +438,7 @@ class Trainer:
                           for view in views)
                     for i in range(len(places))])
         found = _engine.Steps(
-            optimizer.rule, (first, second, third), optimizer.rates(steps), optimizer.decay,
+            optimizer.rule, (first, second, third), optimizer.rates(steps),
             math.inf if optimizer.clip_value is None else optimizer.clip_value,
             math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
             optimizer.decay_vectors, **optimizer.numbers())

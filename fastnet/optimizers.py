@@ -227,14 +227,14 @@ class Optimizer:
         raise NotImplementedError
 
     def rates(self, steps: int) -> np.ndarray:
-        """Return rate, root and shrink of the next steps, as the kernel takes them.
+        """Return rate, root, shrink and decay of the next steps, as the kernel takes them.
 
         The last of them stands for more.
         """
         lrs = self._next(steps)
-        rates = np.empty((len(lrs), 3))
+        rates = np.empty((len(lrs), 4))
         for i, lr in enumerate(lrs):
-            rates[i] = lr, 1.0, 1.0
+            rates[i] = lr, 1.0, 1.0, self.decay
         return rates
 
     def numbers(self) -> dict[str, float]:
@@ -509,7 +509,8 @@ class Adam(Optimizer):
     def rates(self, steps: int) -> np.ndarray:
         """See `Optimizer.rates`."""
         rates: np.ndarray = _ops.adam_rates(
-            self._next(steps), self.steps, steps, self._beta1, self._beta2, self._own_decay)
+            self._next(steps), self.steps, steps, self._beta1, self._beta2, self._own_decay,
+            self.decay)
         return rates
 
     @property
@@ -527,7 +528,7 @@ class Adam(Optimizer):
         return {"momentum": self._beta1, "memory": self._beta2, "eps": self._eps}
 
     def _apply(self, plan: _Plan) -> None:
-        rate, root, shrink = self.rates(1)[0].tolist()
+        rate, root, shrink, _ = self.rates(1)[0].tolist()
         _ops.adam_update(
             plan.gradients, plan.values, plan.states[0], plan.states[1], rate=rate,
             beta1=self._beta1, beta2=self._beta2, eps=self._eps, root=root, shrink=shrink,
