@@ -125,12 +125,15 @@ cdef class Objective:
     class_weight, pos_weight : ndarray of `dtype` (n_out,), optional
     ignore_index : int, optional
     label_smoothing, delta : float
+    penalty : float
+        Half of this times the sum of all weights' squares is added to the sum of a batch's losses,
+        for what is reported; the optimizer's decay makes it count.
     """
 
     cdef Loss loss
     cdef int of_entries             # which of ENTRY_LOSSES
     cdef bint mean, takes_rows
-    cdef double smoothing, delta
+    cdef double smoothing, delta, penalty
     cdef Py_ssize_t ignored
     cdef cnp.ndarray class_weights, positive
     cdef char *class_weights_start
@@ -138,10 +141,11 @@ cdef class Objective:
 
     def __init__(self, str kind, dtype, bint mean=True, cnp.ndarray class_weight=None,
                  cnp.ndarray pos_weight=None, ignore_index=None, double label_smoothing=0.0,
-                 double delta=1.0):
+                 double delta=1.0, double penalty=0.0):
         self.loss = LOSSES.get(kind, ENTRIES)
         self.of_entries = ENTRY_LOSSES[kind] if self.loss == ENTRIES else 0
         self.mean, self.smoothing, self.delta = mean, label_smoothing, delta
+        self.penalty = penalty
         self.ignored = PY_SSIZE_T_MIN if ignore_index is None else ignore_index
         self.takes_rows = (kind == "negative_log_likelihood" or class_weight is not None
                            or ignore_index is not None or label_smoothing != 0)
@@ -739,21 +743,23 @@ cdef class Engine:
             self.gradient(first), self.parameter(first), self.entry(steps.starts[0], first),
             self.entry(steps.starts[1], first), self.entry(steps.starts[2], first), size, u)
 
-    cdef double norm(self) noexcept nogil:
-        """Of all gradients that are in use."""
+    cdef double sum_of_squares(self, bint of_weights) noexcept nogil:
+        """Of the weights of all dense layers, or of all gradients that are in use."""
         cdef Operation *op
         cdef Py_ssize_t i
         cdef double total = 0
         for i in range(self.n_operations):
             op = &self.operations[i]
-            if op.trains == NULL or op.trains[0] == 0:
+            if op.kind == DENSE and of_weights:
+                total += self.kernels.sum_of_squares(self.parameter(op.weight), op.n_in * op.n_out)
+            if of_weights or op.trains == NULL or op.trains[0] == 0:
                 continue
             if op.weight != NOWHERE:
                 total += self.kernels.sum_of_squares(
                     self.gradient(op.weight), op.n_in * op.n_out if op.kind == DENSE else op.n_out)
             if op.bias != NOWHERE:
                 total += self.kernels.sum_of_squares(self.gradient(op.bias), op.n_out)
-        return sqrt(total)
+        return total
 
     cdef Outcome step(
             self, const Batch *b, Objective o, bint keep, bint update, Update u, Steps steps,
@@ -777,6 +783,8 @@ cdef class Engine:
             total[0] = 1
         divisor = total[0] if total[0] != 0 else 1      # without any weight, the mean is 0
         scale = 1 if gathers else divisor
+        if o.penalty != 0:
+            value[0] = 0.5 * o.penalty * self.sum_of_squares(True) / divisor
         if block < b.n:
             self.pack()
         self.count_entries(b.n)
@@ -825,7 +833,7 @@ cdef class Engine:
                 self.gradient(0), self.size) >= 0:
             return BAD_GRADIENT
         if isfinite(steps.clip_norm):
-            norm = self.norm()
+            norm = sqrt(self.sum_of_squares(False))
             if steps.clip_norm < norm + 1e-6:
                 u.rule = u.rule if u.rule != PLAIN_SGD else SGD
                 u.scale = steps.clip_norm / (norm + 1e-6)
