@@ -4,6 +4,9 @@ Lists, integers, other float types, other memory orders and byte orders are harm
 What would lose its meaning on the way (masks, sparse storage, imaginary parts, text) is refused.
 """
 
+from __future__ import annotations  # numpy.random is slow to import: not before it is used
+
+import functools
 import math
 import operator
 from typing import Any
@@ -11,38 +14,54 @@ from typing import Any
 import numpy as np
 
 
-def finite(value: Any, name: str) -> float:
-    """Return a hyper-parameter as a float.
+@functools.cache
+def _ends(interval: str) -> tuple[float, float]:
+    """Return both ends of an interval such as "[0, 1)"."""
+    low, high = interval[1:-1].split(",")
+    return float(low), float(high)
+
+
+def within(value: Any, name: str, interval: str) -> float:
+    """Return a hyper-parameter as a float, if it lies in an interval such as "[0, 1)".
 
     Raises
     ------
     TypeError
-        No number.
+        No real number, or a bool.
     ValueError
-        NaN or infinite.
+        Outside of the interval, or NaN.
     """
-    if isinstance(value, (str, bytes)):
+    if type(value) is not float and (
+            isinstance(value, (bool, str, bytes, bytearray, np.ma.MaskedArray))
+            or isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "iuf"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)
     except TypeError as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
     except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be in the interval (-inf, inf), got {number}")
+        number = math.inf if value > 0 else -math.inf
+    low, high = _ends(interval)
+    if not (low < number < high or number == low and interval[0] == "["
+            or number == high and interval[-1] == "]"):
+        raise ValueError(f"{name} must be in the interval {interval}, got {number}")
     return number
 
 
-def positive(value: Any, name: str) -> int:
-    """Return a size or a count as an int.
+def finite(value: Any, name: str) -> float:
+    """Return a hyper-parameter as a float, as `within` (-inf, inf)."""
+    return within(value, name, "(-inf, inf)")
+
+
+def whole(value: Any, name: str, least: int | None = None) -> int:
+    """Return a whole number as an int.
 
     Raises
     ------
     TypeError
         No whole number, or a bool.
     ValueError
-        Below 1.
+        Below the least.
     """
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an int, got {value!r}")
@@ -50,9 +69,36 @@ def positive(value: Any, name: str) -> int:
         number = operator.index(value)
     except TypeError as error:
         raise TypeError(f"{name} must be an int, got {value!r}") from error
-    if number < 1:
-        raise ValueError(f"{name} must be in the interval [1, inf), got {number}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be in the interval [{least}, inf), got {number}")
     return number
+
+
+def positive(value: Any, name: str) -> int:
+    """Return a size or a count as an int, as `whole` from 1 on."""
+    return whole(value, name, 1)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return True or False; TypeError for what only counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+    return bool(value)
+
+
+def generator(value: Any, name: str = "rng") -> np.random.Generator:
+    """Return a source of random numbers: `value` itself, or a new one that begins with it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What `numpy.random.default_rng` does not take, such as a negative int.
+    """
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be an int in the interval [0, inf), a "
+                          f"numpy.random.Generator or None, got {value!r}") from error
 
 
 def numeric(value: Any, name: str) -> np.ndarray:

@@ -28,8 +28,9 @@ cdef inline vec entry_loss(
             d = widen(positive, k) * wide_t
             losses[k] = where(d, d * (widen(larger(-y, zero), k) + size)) + where(
                 1.0 - wide_t, (1.0 - wide_t) * (widen(larger(y, zero), k) + size))
-        return ((one - t) * choose(<lanes>(y > zero), large, small)
-                - positive * t * choose(<lanes>(y > zero), small, large))
+        slope = ((one - t) * choose(<lanes>(y > zero), large, small)
+                 - positive * t * choose(<lanes>(y > zero), small, large))
+        return <vec>(<lanes>slope & (<lanes>(t != one) | <lanes>(positive * t != zero)))
     for k in range(PARTS):
         wide_y, wide_t = widen(y, k), widen(t, k)
         d = wide_y - wide_t
@@ -59,7 +60,7 @@ cdef inline double entry_losses_of(
     cdef dvec own[PARTS]
     cdef dvec wide
     cdef vec slope, loss = broadcast(0), w = broadcast(1), p = broadcast(1)
-    cdef vec part = broadcast(<real>(1.0 / total))
+    cdef vec part = broadcast(<real>(1.0 / total))      # w / total
     cdef double rest = 0                # of vectors that are not whole
     cdef Py_ssize_t i, j, at, left, q
     cdef int k
@@ -67,11 +68,13 @@ cdef inline double entry_losses_of(
         sums[k] = broadcast_double(0)
     for i in range(n):
         if weights != NULL and not each:
-            w = broadcast(weights[i])
+            w, part = broadcast(weights[i]), broadcast(<real>(weights[i] / total))
         for j from 0 <= j < n_out by LANES:
             at, left = i * n_out + j, n_out - j
             if weights != NULL and each:
                 w = load(weights + at, left)
+                for k in range(PARTS):
+                    narrow(widen(w, k) / broadcast_double(total), &part, k)
             if positive != NULL:
                 p = load(positive + j, left)
             slope = entry_loss(load(Y + at, left), load(T + at, left), p, delta, kind, own)
@@ -87,9 +90,10 @@ cdef inline double entry_losses_of(
             if losses != NULL:
                 store(losses + at, loss, left)
             if dY != NULL:
+                slope = slope * part
                 if weights != NULL:
-                    slope = choose(<lanes>(w != broadcast(0)), slope * w, w)
-                store(dY + at, slope * part, left)
+                    slope = choose(<lanes>(w != broadcast(0)), slope, w)
+                store(dY + at, slope, left)
     return sum_of(sums) + rest
 
 

@@ -2,6 +2,7 @@
 # column gets a weight and a bias (J. L. Ba, J. R. Kiros, G. E. Hinton, 2016).
 #
 # Sums are double. stats holds mean and 1 / sqrt(variance + eps) of each row, which backward needs.
+# What is lost where the mean is rounded is taken off as well: next to a large mean it would show.
 
 
 cdef inline double sum_over(
@@ -28,12 +29,24 @@ cdef inline double sum_over(
     return total
 
 
+cdef inline vec normalized(vec x, vec mean, vec factor, vec rest) noexcept nogil:
+    """(x - mean) factor - rest: `rest` is what the rounded mean lacks, times the factor."""
+    if sizeof(real) == sizeof(double):      # nothing
+        return (x - mean) * factor
+    return (x - mean) * factor - rest
+
+
+cdef inline vec rest_of(double mean, double factor) noexcept nogil:
+    """See `normalized`."""
+    return broadcast(<real>((mean - <real>mean) * factor))
+
+
 cdef void layer_norm_forward(
         const real *X, const real *weight, const real *bias, real *Y, double *stats,
         Py_ssize_t n, Py_ssize_t width, double eps) noexcept nogil:
     """Y_ij = weight_j (X_ij - mean_i) / sqrt(variance_i + eps) + bias_j."""
     cdef double mean
-    cdef vec shift, factor, v
+    cdef vec shift, factor, rest, v
     cdef Py_ssize_t i, j
     cdef const real *x
     for i in range(n):
@@ -42,8 +55,9 @@ cdef void layer_norm_forward(
         stats[2 * i] = mean
         stats[2 * i + 1] = 1 / sqrt(sum_over(x, width, mean, True) / width + eps)
         shift, factor = broadcast(<real>mean), broadcast(<real>stats[2 * i + 1])
+        rest = rest_of(mean, stats[2 * i + 1])
         for j from 0 <= j < width by LANES:
-            v = (load(x + j, width - j) - shift) * factor
+            v = normalized(load(x + j, width - j), shift, factor, rest)
             if weight != NULL:
                 v = v * load(weight + j, width - j)
             if bias != NULL:
@@ -62,15 +76,16 @@ cdef void layer_norm_backward(
     cdef dvec sums[PARTS]
     cdef dvec products[PARTS]
     cdef dvec wide
-    cdef vec shift, factor, mean_g, mean_gh, h, g
+    cdef vec shift, factor, rest, mean_g, mean_gh, h, g
     cdef Py_ssize_t i, j
     cdef int k
     for i in range(n if dX != NULL else 0):
         shift, factor = broadcast(<real>stats[2 * i]), broadcast(<real>stats[2 * i + 1])
+        rest = rest_of(stats[2 * i], stats[2 * i + 1])
         for k in range(PARTS):
             sums[k] = products[k] = broadcast_double(0)
         for j from 0 <= j < width by LANES:     # lanes beyond the row have g = 0
-            h = (load(X + i * width + j, width - j) - shift) * factor
+            h = normalized(load(X + i * width + j, width - j), shift, factor, rest)
             g = load(dY + i * width + j, width - j)
             if weight != NULL:
                 g = g * load(weight + j, width - j)
@@ -81,7 +96,7 @@ cdef void layer_norm_backward(
         mean_g = broadcast(<real>(sum_of(sums) / width))
         mean_gh = broadcast(<real>(sum_of(products) / width))
         for j from 0 <= j < width by LANES:
-            h = (load(X + i * width + j, width - j) - shift) * factor
+            h = normalized(load(X + i * width + j, width - j), shift, factor, rest)
             g = load(dY + i * width + j, width - j)
             if weight != NULL:
                 g = g * load(weight + j, width - j)
@@ -98,7 +113,7 @@ cdef void sum_normalized(
         Py_ssize_t n, Py_ssize_t width, Py_ssize_t first, bint add) noexcept nogil:
     """sums_j = sum_i dY_ij h_ij, or += if add, for BAND vectors of columns; X NULL: h is 1."""
     cdef dvec totals[BAND * PARTS]
-    cdef vec v, shift = broadcast(0), factor = broadcast(0)
+    cdef vec v, shift = broadcast(0), factor = broadcast(0), rest = broadcast(0)
     cdef Py_ssize_t i, j, at, left
     cdef int k
     left = min(width - first, <Py_ssize_t>BAND * LANES)
@@ -107,11 +122,12 @@ cdef void sum_normalized(
     for i in range(n):
         if X != NULL:
             shift, factor = broadcast(<real>stats[2 * i]), broadcast(<real>stats[2 * i + 1])
+            rest = rest_of(stats[2 * i], stats[2 * i + 1])
         for j from 0 <= j < left by LANES:
             at = i * width + first + j
             v = load(dY + at, left - j)
             if X != NULL:
-                v = v * ((load(X + at, left - j) - shift) * factor)
+                v = v * normalized(load(X + at, left - j), shift, factor, rest)
             for k in range(PARTS):
                 totals[j // LANES * PARTS + k] = totals[j // LANES * PARTS + k] + widen(v, k)
     for j from 0 <= j < left by LANES:

@@ -3,7 +3,19 @@
 # The mean's 1/n enters here, in the gradient, and nowhere else.
 #
 # A row's target is a label (all weight on one class) or a row of weights T. A weight of 0
-# contributes 0, whatever the score: even log 0.
+# contributes 0, whatever the score: even log 0. A row without any other weight contributes 0 and
+# has the gradient 0, whatever its scores.
+
+
+cdef inline double fitting(double total) noexcept nogil:
+    """By what gradients are divided, so that 1 / total is not so small that it counts as 0."""
+    return total if total < 2.0 ** 64 else 2.0 ** -64 * total
+
+
+cdef inline void divide_by_rest(real *gradient, Py_ssize_t size, double total) noexcept nogil:
+    """What is left to be done where `fitting` took another number."""
+    if gradient != NULL and fitting(total) != total:
+        scale(gradient, gradient, size, 2.0 ** -64)
 
 
 cdef inline void softmax_cross_entropy_columns(
@@ -14,6 +26,7 @@ cdef inline void softmax_cross_entropy_columns(
     cdef vec x[NARROW]      # scores, then their exponentials, then the gradient
     cdef vec t[NARROW]
     cdef vec m, chosen, factor = broadcast(0), one_nth = broadcast(<real>(1.0 / total))
+    cdef vec counts = broadcast(0)      # the rows' sums of weights
     cdef dvec sums[PARTS]
     cdef dvec weights[PARTS]
     cdef dvec own[PARTS]    # losses of these rows
@@ -43,6 +56,10 @@ cdef inline void softmax_cross_entropy_columns(
     for k in range(PARTS):
         own[k] = own[k] + weights[k] * double_log(sums[k])
         narrow(weights[k] / (sums[k] * total), &factor, k)
+    if labels == NULL:
+        for k in range(PARTS):
+            own[k] = where(weights[k], own[k])
+            narrow(weights[k], &counts, k)
     for i in range(rows, LANES):        # no rows of their own
         (<double *>own)[i] = 0
     for i in range(rows if row_losses != NULL else 0):
@@ -51,7 +68,10 @@ cdef inline void softmax_cross_entropy_columns(
         losses[k] = losses[k] + own[k]
     if dlogits != NULL:
         for j in range(n_classes):
-            x[j] = x[j] * factor if labels != NULL else x[j] * factor - t[j] * one_nth
+            if labels != NULL:
+                x[j] = x[j] * factor
+            else:
+                x[j] = choose(<lanes>(counts > 0.0), x[j] * factor - t[j] * one_nth, counts)
         store_columns(x, dlogits, n_classes, rows, left)
         for i in range(rows if labels != NULL else 0):
             dlogits[i * n_classes + labels[i]] -= <real>(1.0 / total)
@@ -82,6 +102,10 @@ cdef inline double softmax_cross_entropy_row(
                 weights[k] = weights[k] + w
                 losses[k] = losses[k] + where(w, w * (m - widen(scores, k)))
         weight, loss = sum_of(weights), sum_of(losses)
+        if weight == 0:
+            for j from 0 <= j < (n_classes if dx != NULL else 0) by LANES:
+                store(dx + j, broadcast(0), n_classes - j)
+            return 0
     if dx != NULL:
         factor = broadcast(<real>(weight / (exps * total)))
         for j from 0 <= j < n_classes by LANES:
@@ -103,7 +127,7 @@ cdef double softmax_cross_entropy(
     scores of any finite size give their exact loss.
     """
     cdef dvec losses[PARTS]
-    cdef double loss = 0, own
+    cdef double loss = 0, own, over = fitting(total)
     cdef Py_ssize_t i, at
     cdef int k
     if goes_by_columns(n, n_classes):
@@ -115,17 +139,18 @@ cdef double softmax_cross_entropy(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
                 dlogits + at if dlogits != NULL else NULL,
                 losses_of_rows + i if losses_of_rows != NULL else NULL,
-                n_classes, n - i, n * n_classes - at, total, losses)
+                n_classes, n - i, n * n_classes - at, over, losses)
         loss = sum_of(losses)
     else:
         for i in range(n):
             at = i * n_classes
             own = softmax_cross_entropy_row(
                 logits + at, labels + i if labels != NULL else NULL, T + at if T != NULL else NULL,
-                dlogits + at if dlogits != NULL else NULL, n_classes, total)
+                dlogits + at if dlogits != NULL else NULL, n_classes, over)
             loss += own
             if losses_of_rows != NULL:
                 losses_of_rows[i] = <real>own
+    divide_by_rest(dlogits, n * n_classes, total)
     return loss
 
 
@@ -170,7 +195,7 @@ cdef double negative_log_likelihood(
     """l = -sum_j t_j x_j,   dl/dx_j = -t_j,   of logarithms x of probabilities."""
     cdef dvec sums[PARTS]
     cdef dvec w
-    cdef vec x, t, part = broadcast(<real>(1.0 / total))
+    cdef vec x, t, part = broadcast(<real>(1.0 / fitting(total)))
     cdef double loss = 0, own
     cdef Py_ssize_t i, j, at
     cdef int k
@@ -191,6 +216,7 @@ cdef double negative_log_likelihood(
         loss += own
         if losses != NULL:
             losses[i] = <real>own
+    divide_by_rest(dL, n * n_classes, total)
     return loss
 
 

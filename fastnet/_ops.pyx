@@ -16,7 +16,7 @@ cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pystate cimport PyThreadState
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY, pow, sqrt
+from libc.math cimport INFINITY, frexp, ldexp, pow, sqrt
 from libc.stdint cimport uint64_t
 
 from fastnet import _convert
@@ -1384,7 +1384,7 @@ def target_rows(target, Py_ssize_t n_classes, cnp.dtype dtype, sample_weight=Non
     """
     cdef int number = dtype.type_num
     cdef cnp.ndarray t, w = None, c = None
-    cdef cnp.npy_intp n = len(target)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(target, 0) if np_ndim(target) > 0 else 1
     cdef cnp.npy_intp *dims = [n, n_classes]
     cdef Py_ssize_t ignored = NO_LABEL
     cdef double total
@@ -1462,7 +1462,8 @@ def softmax_cross_entropy(logits, target, dlogits=None, bint gradient=True, tota
                           losses=None):
     """Mean over the rows of sum_j t_j (logsumexp(x) - x_j), and its gradient by the logits.
 
-    For a row whose weights t sum to s the gradient is (s softmax(x) - t) / n.
+    For a row whose weights t sum to s the gradient is (s softmax(x) - t) / n. Where they are all 0,
+    loss and gradient of the row are 0, whatever the logits are.
 
     Parameters
     ----------
@@ -1633,6 +1634,10 @@ def entry_losses(Y, T, str kind, weights=None, pos_weight=None, double delta=1.0
     return loss / over, dy
 
 
+cdef enum:
+    MOST = 1000     # powers of 2, up or down, of a factor
+
+
 cdef inline int np_ndim(object array):
     return cnp.PyArray_NDIM(<cnp.ndarray>array) if cnp.PyArray_Check(array) else -1
 
@@ -1689,6 +1694,40 @@ def sum_of_weights(weights):
     """
     cdef cnp.ndarray w = floats(weights, "weights", ANY_NDIM, ANY_DTYPE)
     return kernels_for(w).sum_of_weights(pointer(w), cnp.PyArray_SIZE(w))
+
+
+def balanced(weights):
+    """Return weights, times a power of 2 if their sum is far from 1: so the mean stays the same.
+
+    What kernels make of the weights then neither overflows nor is so small that it counts as 0.
+
+    Parameters
+    ----------
+    weights : ndarray
+        Finite and at least 0.
+
+    Returns
+    -------
+    weights : ndarray
+        The same, if their sum lies between 2**-64 and 2**64, or is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An array that kernels do not take.
+    """
+    cdef cnp.ndarray w = floats(weights, "weights", ANY_NDIM, ANY_DTYPE), scaled
+    cdef double total = kernels_for(w).sum_of_weights(pointer(w), cnp.PyArray_SIZE(w))
+    cdef int exponent = MOST
+    if total == 0 or 2.0 ** -64 <= total <= 2.0 ** 64:
+        return w
+    if total != INFINITY:
+        frexp(total, &exponent)
+    scaled = output_like(None, "weights", w)
+    # Not between `enter` and `leave`: subnormal weights count here.
+    kernels_for(w).scale(pointer(w), pointer(scaled), cnp.PyArray_SIZE(w),
+                         ldexp(1, max(-MOST, min(-exponent, MOST))))
+    return scaled
 
 
 def mean_squared_error(Y, T, dY=None, bint gradient=True):

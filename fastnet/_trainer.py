@@ -253,7 +253,7 @@ class Trainer:
         if len(both) > 1:
             weights = _ops.scale_rows(*both)
             _ops.check_weights(weights, "sample_weight times class_weight")
-        return weights
+        return _ops.balanced(weights) if self.loss.reduction == "mean" else weights
 
     # ---- Steps -------------------------------------------------------------------------------
 

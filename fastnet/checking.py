@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnet._convert import finite, positive
+from fastnet._convert import floats, generator, positive, within
 from fastnet._layer import is_layer
 
 __all__ = ["GradientError", "GradientReport", "check_gradients"]
@@ -105,20 +105,19 @@ def check_gradients(
     """
     if not is_layer(layer):
         raise TypeError(f"layer must have forward, backward and parameters, got {layer!r}")
-    step, tolerance = finite(step, "step"), finite(tolerance, "tolerance")
-    if step <= 0 or tolerance <= 0:
-        raise ValueError("step and tolerance must be positive")
+    step = within(step, "step", "(0, inf)")
+    tolerance = within(tolerance, "tolerance", "(0, inf)")
     samples = positive(samples, "samples")
     for name, value, _ in layer.parameters():
         if value.dtype != np.float64:
             raise ValueError(f"{name} must be float64 to be checked, got {value.dtype}")
-    x = np.array(x, np.float64)
-    generator = np.random.default_rng(rng)
+    x = floats(x, "x", np.dtype("float64"))
+    numbers = generator(rng)
     twin = deepcopy(layer)
     y = np.asarray(twin.forward(x.copy()))
     if y.dtype.kind != "f" or not np.isfinite(y).all():
         raise ValueError("the output must be an array of finite numbers")
-    c = generator.normal(size=y.shape)
+    c = numbers.normal(size=y.shape)
     gradients = [("input", np.asarray(twin.backward(c.copy())))]
     gradients += [(name, np.array(gradient)) for name, _, gradient in twin.parameters()]
 
@@ -137,7 +136,7 @@ def check_gradients(
         if gradient.shape != values.shape:
             raise ValueError(f"the gradient of {name} must have shape {values.shape}, "
                              f"got {gradient.shape}")
-        places = generator.permutation(values.size)[:samples]
+        places = numbers.permutation(values.size)[:samples]
         errors = _errors(values, gradient, places.tolist(), step, partial(at, name))
         found.append(max(errors, key=lambda entry: (entry[0] != entry[0], entry[0]),
                          default=(0.0, (), 0.0, 0.0)))

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from fastnet import _ops, activations, initializers
-from fastnet._convert import finite, positive
+from fastnet._convert import finite, flag, generator, positive, within
 from fastnet._layer import (
     Layer,
     Parameter,
@@ -112,19 +112,18 @@ class Dense(WeightedLayer):
     ) -> None:
         n_in, n_out = positive(in_features, "in_features"), positive(out_features, "out_features")
         dtype = float_type(dtype)
-        if not isinstance(bias, (bool, np.bool_)):
-            raise TypeError(f"bias must be a bool, got {bias!r}")
+        bias = flag(bias, "bias")
         weight_init = initializers.get(weight_init, "weight_init")
         bias_init = initializers.get(bias_init, "bias_init")
-        generator = np.random.default_rng(rng)
+        numbers = generator(rng)
         if n_in * n_out > sys.maxsize // dtype.itemsize:
             raise MemoryError(f"no memory holds {n_in} x {n_out} weights")
 
         self._allocate(dtype, np.empty((n_in, n_out), dtype),
                        np.empty(n_out, dtype) if bias else None)
-        self.weight = weight_init((n_in, n_out), generator)
+        self.weight = weight_init((n_in, n_out), numbers)
         if bias:
-            self.bias = bias_init((n_out,), generator)
+            self.bias = bias_init((n_out,), numbers)
         self._activation = activations.get(activation)
 
     @property
@@ -256,13 +255,12 @@ class LayerNorm(WeightedLayer):
         self, features: int, eps: float = 1e-5, *, affine: bool = True, bias: bool = True,
         dtype: Any = "float32",
     ) -> None:
-        for name, value in (("affine", affine), ("bias", bias)):
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{name} must be a bool, got {value!r}")
-        self._features, self._eps = positive(features, "features"), finite(eps, "eps")
-        if self._eps <= 0:
-            raise ValueError(f"eps must be in the interval (0, inf), got {eps}")
+        affine, bias = flag(affine, "affine"), flag(bias, "bias")
+        self._features = positive(features, "features")
+        self._eps = within(eps, "eps", "(0, inf)")
         dtype = float_type(dtype)
+        if self._features > sys.maxsize // dtype.itemsize:
+            raise MemoryError(f"no memory holds {self._features} weights")
         self._allocate(dtype, np.zeros(self._features, dtype) if affine else None,
                        np.zeros(self._features, dtype) if affine and bias else None)
         if affine:
@@ -324,10 +322,8 @@ class Dropout(Layer):
     """
 
     def __init__(self, p: float = 0.5, *, rng: Seed = None) -> None:
-        self._p = finite(p, "p")
-        if not 0 <= self._p < 1:
-            raise ValueError(f"p must be in the interval [0, 1), got {p}")
-        self._seed = int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64))
+        self._p = within(p, "p", "[0, 1)")
+        self._seed = int(generator(rng).integers(2**64, dtype=np.uint64))
         # An array, so that a network's compiled code can count on.
         self._seen = np.zeros(1, np.uint64)
 

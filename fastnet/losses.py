@@ -10,16 +10,18 @@ Where classes are meant, a target is one of
 * rows: a matrix (n, n_classes) of weights, finite and at least 0: one-hot or soft. A weight of 0
   contributes 0, whatever the score.
 
+A sample that does not count (its weight is 0, or that of its class, or its label is ignored, or all
+of its row is 0) has the loss and the gradient 0, whatever its scores.
+
 A weighted mean is `sum(w * l) / sum(w)`, and 0 where all weights are 0.
 """
 
-from operator import index
 from typing import Any
 
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import finite
+from fastnet._convert import whole, within
 
 __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError",
            "NegativeLogLikelihood", "Poisson", "SoftmaxCrossEntropy"]
@@ -39,7 +41,7 @@ class Loss:
     _loss_dimensions = 1        # of the losses with "none"; 0: as many as the scores
 
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in ("mean", "sum", "none"):
+        if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         self._reduction = reduction
 
@@ -87,6 +89,18 @@ class Loss:
         self._gradient = None
         return gradient
 
+    def _sample_weights(self, given: Any, scores: np.ndarray) -> np.ndarray:
+        """Return the weights of samples, checked, in the dtype of the scores.
+
+        For a mean they may come multiplied by a power of 2, so that none gets lost on the way.
+        """
+        weights: np.ndarray = _ops.as_floats(given, "sample_weight", scores.dtype)
+        if weights.shape != scores.shape[:1]:
+            raise ValueError(f"sample_weight must have shape {scores.shape[:1]}, "
+                             f"got {weights.shape}")
+        _ops.check_weights(weights, "sample_weight")
+        return _ops.balanced(weights) if self._reduction == "mean" else weights
+
     def _options(self) -> dict[str, Any]:
         """Return what differs from the defaults, by name."""
         return {"reduction": self.reduction} if self.reduction != "mean" else {}
@@ -109,11 +123,11 @@ class _ClassLoss(Loss):
     ) -> None:
         super().__init__(reduction)
         self._weight = None if weight is None else _class_weights(weight, "weight")
-        self._ignore_index = None if ignore_index is None else index(ignore_index)
-        self._label_smoothing = finite(label_smoothing, "label_smoothing")
-        if not 0 <= self._label_smoothing <= 1:
-            raise ValueError("label_smoothing must be in the interval [0, 1], "
-                             f"got {label_smoothing}")
+        self._ignore_index = None if ignore_index is None else whole(ignore_index, "ignore_index")
+        if self._ignore_index is not None and not -2**63 <= self._ignore_index < 2**63:
+            raise ValueError("ignore_index must be in the interval [-2**63, 2**63), "
+                             f"got {ignore_index}")
+        self._label_smoothing = within(label_smoothing, "label_smoothing", "[0, 1]")
         # Whether every sample and class counts alike, and its label alone.
         self.is_plain = weight is None and ignore_index is None and not self._label_smoothing
         self._is_usual = self.is_plain and reduction == "mean"
@@ -148,7 +162,7 @@ class _ClassLoss(Loss):
     ) -> tuple[np.ndarray, float]:
         """Return target, weights and smoothing as rows of weights, and what a mean divides by."""
         if sample_weight is not None:
-            sample_weight = _ops.as_floats(sample_weight, "sample_weight", scores.dtype)
+            sample_weight = self._sample_weights(sample_weight, scores)
         weight = self.weight
         if weight is not None:
             weight = _ops.as_floats(weight, "weight", scores.dtype)
@@ -324,14 +338,17 @@ class EntryLoss(Loss):
         if target.shape != y.shape:
             raise ValueError(f"target must have the shape of y, {y.shape}, got {target.shape}")
         self.check(target)
+        if y.size == 0:
+            raise ValueError("a mean over 0 entries is not defined")
+        if self.pos_weight is not None and y.ndim != 2:
+            raise ValueError(f"y must have 2 dimensions where there is a pos_weight, got {y.ndim}")
         total: float | None = None
         if sample_weight is not None:
-            sample_weight = _ops.as_floats(sample_weight, "sample_weight", y.dtype)
-            if sample_weight.shape != y.shape[:1]:
-                raise ValueError(f"sample_weight must have shape {y.shape[:1]}, "
-                                 f"got {sample_weight.shape}")
-            _ops.check_weights(sample_weight, "sample_weight")
-            total = _ops.sum_of_weights(sample_weight) * (y.size // len(y) if len(y) else 1)
+            if y.ndim == 0:
+                raise ValueError("y must have at least 1 dimension where there is a "
+                                 "sample_weight, got 0")
+            sample_weight = self._sample_weights(sample_weight, y)
+            total = _ops.sum_of_weights(sample_weight) * (y.size // len(y))
         shape = y.shape
         if sample_weight is not None and y.ndim > 2:
             y, target = y.reshape(len(y), -1), target.reshape(len(y), -1)
@@ -410,9 +427,7 @@ class Huber(EntryLoss):
 
     def __init__(self, reduction: str = "mean", *, delta: float = 1.0) -> None:
         super().__init__(reduction)
-        self.delta = finite(delta, "delta")
-        if self.delta <= 0:
-            raise ValueError(f"delta must be in the interval (0, inf), got {delta}")
+        self.delta = within(delta, "delta", "(0, inf)")
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), **({"delta": self.delta} if self.delta != 1 else {})}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import finite
+from fastnet._convert import flag, within
 from fastnet._layer import Layer
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
@@ -68,7 +68,8 @@ class _Option:
     def __init__(self, doc: str, low: float = 0.0, high: float = math.inf, *,
                  above: bool = False, optional: bool = False) -> None:
         self.__doc__ = doc
-        self.low, self.high, self.above, self.optional = low, high, above, optional
+        self.interval = f"{'(' if above else '['}{low:g}, {high:g})"
+        self.optional = optional
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -77,14 +78,9 @@ class _Option:
         return self if optimizer is None else getattr(optimizer, "_" + self.name)
 
     def __set__(self, optimizer: Any, value: Any) -> None:
-        if value is None and self.optional:
-            number = None
-        else:
-            number = finite(value, self.name)
-            if not self.low <= number < self.high or self.above and number == self.low:
-                bracket = "(" if self.above else "["
-                raise ValueError(f"{self.name} must be in the interval "
-                                 f"{bracket}{self.low:g}, {self.high:g}), got {number}")
+        number = None
+        if value is not None or not self.optional:
+            number = within(value, self.name, self.interval)
         optimizer._check(self.name, number)
         setattr(optimizer, "_" + self.name, number)
         optimizer._changed(self.name)
@@ -135,19 +131,13 @@ class Optimizer:
                 self._schedule = before
                 raise
         else:
-            number = finite(value, "lr")
-            if number < 0:
-                raise ValueError(f"lr must be in the interval [0, inf), got {number}")
-            self._lr, self._schedule = number, None
+            self._lr, self._schedule = within(value, "lr", "[0, inf)"), None
         self._changed("lr")
 
     def _scheduled(self, step: int) -> float:
         """Return what the schedule gives for a step, checked."""
         assert self._schedule is not None
-        number = finite(self._schedule(step), f"lr of step {step}")
-        if number < 0:
-            raise ValueError(f"lr of step {step} must be in the interval [0, inf), got {number}")
-        return number
+        return within(self._schedule(step), f"lr of step {step}", "[0, inf)")
 
     def _next(self, steps: int) -> list[float]:
         """Return the learning rates of the next steps; the last one stands for more."""
@@ -218,7 +208,7 @@ class Optimizer:
 
     @decay_vectors.setter
     def decay_vectors(self, value: bool) -> None:
-        self._decay_vectors = bool(value)
+        self._decay_vectors = flag(value, "decay_vectors")
         self._changed("decay_vectors")
 
     @property
@@ -421,9 +411,10 @@ class SGD(Optimizer):
 
     @nesterov.setter
     def nesterov(self, value: bool) -> None:
+        value = flag(value, "nesterov")
         if value and self._momentum == 0:
             raise ValueError("momentum must be in the interval (0, 1) with nesterov, got 0.0")
-        self._nesterov = bool(value)
+        self._nesterov = value
         self.version += 1
 
     @property
@@ -621,7 +612,7 @@ class RMSprop(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay, decay_vectors, clip_norm, clip_value)
         self.alpha, self.eps, self.momentum = alpha, eps, momentum
-        self._centered = bool(centered)
+        self._centered = flag(centered, "centered")
 
     @property
     def centered(self) -> bool:

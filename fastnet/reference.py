@@ -557,7 +557,8 @@ def softmax_cross_entropy(logits: Matrix, target: Target) -> tuple[float, Matrix
         dlogits_j = (s softmax(x)_j - t_j) / n
 
     and the loss is the sum of `l` over the rows, divided by `n`. A class of weight 0 adds 0 to `l`,
-    also where its score is -inf; a class of positive weight at -inf makes the loss +inf.
+    also where its score is -inf; a class of positive weight at -inf makes the loss +inf. A row
+    whose weights are all 0 has the loss 0 and the gradient 0, whatever its scores are.
     Source: worked exercises D and F; Goodfellow et al., Deep Learning, ch. 6.2.2.3.
     """
     n = len(logits)
@@ -565,6 +566,9 @@ def softmax_cross_entropy(logits: Matrix, target: Target) -> tuple[float, Matrix
     loss = 0.0
     dlogits: Matrix = []
     for row, weights in zip(logits, T, strict=True):
+        if all(t == 0.0 for t in weights):
+            dlogits.append([0.0] * len(row))
+            continue
         maximum = max(row)
         exps = _shifted_exp(row, maximum)
         total = sum(exps)

@@ -7,16 +7,14 @@ it begins, so that no Python runs between steps.
 
 import math
 
-from fastnet._convert import finite, positive
+from fastnet._convert import positive, whole, within
 
 __all__ = ["Cosine", "InverseScaling", "StepDecay"]
 
 
-def _rate(value: float, name: str) -> float:
-    number = finite(value, name)
-    if number < 0:
-        raise ValueError(f"{name} must be in the interval [0, inf), got {number}")
-    return number
+def _number(step: int) -> int:
+    """Return the number of a step, checked; far beyond what anybody takes all are alike."""
+    return min(whole(step, "step", 0), 2**63)
 
 
 class StepDecay:
@@ -38,12 +36,15 @@ class StepDecay:
     """
 
     def __init__(self, lr: float, every: int, factor: float = 0.1) -> None:
-        self.lr, self.every = _rate(lr, "lr"), positive(every, "every")
-        self.factor = _rate(factor, "factor")
+        self.lr, self.every = within(lr, "lr", "[0, inf)"), positive(every, "every")
+        self.factor = within(factor, "factor", "[0, inf)")
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        return float(self.lr * self.factor ** (step // self.every))
+        """Return the learning rate of a step, an int counted from 0."""
+        try:
+            return float(self.lr * self.factor ** (_number(step) // self.every))
+        except OverflowError:           # of the power, as the factor is more than 1
+            return math.inf if self.lr else 0.0
 
     def __repr__(self) -> str:
         return f"StepDecay({self.lr}, every={self.every}, factor={self.factor})"
@@ -74,17 +75,18 @@ class Cosine:
     """
 
     def __init__(self, lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> None:
-        self.lr, self.steps = _rate(lr, "lr"), positive(steps, "steps")
-        self.warmup = positive(warmup, "warmup") if warmup else 0
-        self.final = _rate(final, "final")
+        self.lr, self.steps = within(lr, "lr", "[0, inf)"), positive(steps, "steps")
+        self.warmup = whole(warmup, "warmup", 0)
+        self.final = within(final, "final", "[0, inf)")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup must be less than steps, {self.steps}, got {warmup}")
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, an int counted from 0."""
+        step = _number(step)
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        way = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        way = min(step - self.warmup, self.steps - self.warmup) / (self.steps - self.warmup)
         return self.final + (self.lr - self.final) * (1 + math.cos(math.pi * way)) / 2
 
     def __repr__(self) -> str:
@@ -108,11 +110,15 @@ class InverseScaling:
     """
 
     def __init__(self, lr: float, power: float = 0.5) -> None:
-        self.lr, self.power = _rate(lr, "lr"), _rate(power, "power")
+        self.lr = within(lr, "lr", "[0, inf)")
+        self.power = within(power, "power", "[0, inf)")
 
     def __call__(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        return float(self.lr / (step + 1) ** self.power)
+        """Return the learning rate of a step, an int counted from 0."""
+        try:
+            return float(self.lr / (_number(step) + 1) ** self.power)
+        except OverflowError:           # of the power: nothing is left
+            return 0.0
 
     def __repr__(self) -> str:
         return f"InverseScaling({self.lr}, power={self.power})"

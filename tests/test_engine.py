@@ -1125,7 +1125,7 @@ def test_28_labels_that_change_while_they_are_in_use_are_not_followed(order):
     before = net.layers[0].weight.copy()
     for bad in (3, -1, 2**62):
         outcome, *_ = net._engine.train(
-            np.ones((2, 2), np.float32), np.array([0, bad]), None, net._trainer._objective, 2, order,
-            False, False, net._trainer._steps_of(1))
+            np.ones((2, 2), np.float32), np.array([0, bad]), None, net._trainer._objective, 2,
+            order, False, False, net._trainer._steps_of(1))
         assert outcome == "label"
     assert np.array_equal(net.layers[0].weight, before)

@@ -548,6 +548,186 @@ def test_where_all_labels_are_ignored_loss_and_gradient_are_0(make, dtype, rng):
         assert value == 0 and not gradient.any()
 
 
+ROWS_THAT_DO_NOT_COUNT = {
+    "a sample of weight 0": lambda labels: ({}, labels, np.r_[0, np.ones(len(labels) - 1)]),
+    "a class of weight 0": lambda labels: ({"weight": [1, 1, 0]}, np.r_[2, labels[1:]], None),
+    "an ignored class": lambda labels: ({"ignore_index": 2}, np.r_[2, labels[1:]], None),
+    "an ignored label": lambda labels: ({"ignore_index": -1}, np.r_[-1, labels[1:]], None),
+    "an ignored label with smoothing": lambda labels: (
+        {"ignore_index": -1, "label_smoothing": 0.5}, np.r_[-1, labels[1:]], None),
+    "zeros as a target": lambda labels: (
+        {}, np.concatenate([np.zeros((1, 3)), np.eye(3)[labels[1:]]]), None)}
+
+
+@pytest.mark.parametrize("how", ROWS_THAT_DO_NOT_COUNT)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("make", [fn.SoftmaxCrossEntropy, fn.NegativeLogLikelihood])
+def test_a_row_that_does_not_count_may_have_any_scores(make, reduction, how, dtype, rng):
+    """Its loss and gradient are 0, and the others' have the bits that they have beside zeros."""
+    for n in (1, 2, 3, 4, 5, 16, 17, 40):
+        options, target, weights = ROWS_THAT_DO_NOT_COUNT[how](rng.integers(2, size=n))
+        if "label_smoothing" in options and make is fn.NegativeLogLikelihood:
+            continue
+        loss, y = make(reduction, **options), draw(rng, dtype, n, 3)
+        y[0] = 0
+        expected = loss.forward(y, target, weights)
+        ones = [np.ones_like(expected)] if reduction == "none" else []
+        d_expected = loss.backward(*ones)
+        assert not d_expected[0].any()
+        for scores in ([-np.inf] * 3, [np.nan] * 3, [np.inf] * 3, [np.nan, 1, -np.inf],
+                       [-np.inf, np.inf, 0], [1e30, -1e30, 1e30]):
+            y[0] = scores
+            value = loss.forward(y, target, weights)
+            assert np.array_equal(value, expected)
+            assert np.array_equal(loss.backward(*ones), d_expected)
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 32, 33, 40, 200])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_rows_that_do_not_count_at_every_width(width, reduction, dtype, rng):
+    """Among others and all of them, in the kernel's ways by columns and along rows."""
+    for n in (1, 3, 4, 17, 33):
+        for share in (0.5, 1.0):
+            loss = fn.SoftmaxCrossEntropy(reduction, label_smoothing=0.1)
+            y, labels = draw(rng, dtype, n, width), rng.integers(width, size=n)
+            weights = (rng.uniform(size=n) > share).astype(dtype)
+            out = weights == 0
+            y[out] = rng.choice([np.nan, np.inf, -np.inf, 1], (out.sum(), width))
+            value = loss.forward(y, labels, weights)
+            gradient = loss.backward(*[np.ones_like(value)] if reduction == "none" else [])
+            y[out] = 0
+            assert np.isfinite(value).all() and not gradient[out].any()
+            assert np.array_equal(value, loss.forward(y, labels, weights))
+            assert np.array_equal(
+                gradient, loss.backward(*[np.ones_like(value)] if reduction == "none" else []))
+
+
+@pytest.mark.parametrize("name", OF_ENTRIES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_sample_of_weight_0_may_hold_anything(name, reduction, dtype, rng):
+    loss, k = LOSSES[name](reduction, 3), 3
+    for n in (1, 2, 17):
+        y, target = draw(rng, dtype, n, k), draw_target(rng, name, dtype, n, k)
+        weights = np.r_[0, np.ones(n - 1)].astype(dtype)
+        y[0] = 0
+        expected = loss.forward(y, target, weights)
+        ones = [np.ones_like(expected)] if reduction == "none" else []
+        d_expected = loss.backward(*ones)
+        for scores in (np.nan, np.inf, -np.inf, 3e38):
+            y[0] = scores
+            value = loss.forward(y, target, weights)
+            assert np.array_equal(value, expected)
+            assert np.array_equal(loss.backward(*ones), d_expected)
+            assert not d_expected[0].any()
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_counts_for_nothing_may_have_any_score(score, dtype):
+    """A yes in a column whose yeses weigh 0, as in the reference."""
+    y, target = np.array([[score, 0.5]], dtype), np.array([[1, 0.25]], dtype)
+    value, gradient = run(fn.BinaryCrossEntropy("sum", pos_weight=[0, 1]), y, target)
+    expected, d_expected = reference.entry_losses(
+        [[0.0, 0.5]], [[1.0, 0.25]], "binary_cross_entropy", None, [0.0, 1.0], total=1.0)
+    assert value == pytest.approx(expected, rel=8 * float(np.finfo(dtype).eps))
+    assert gradient[0, 0] == 0
+    assert_close(gradient, d_expected, 8, dtype)
+
+
+def test_the_reference_leaves_out_rows_that_do_not_count():
+    logits = [[float("nan"), float("inf")], [0.0, 0.0]]
+    loss, gradient = reference.softmax_cross_entropy(logits, [[0.0, 0.0], [1.0, 0.0]])
+    assert loss == np.log(2) / 2 and gradient == [[0, 0], [-0.25, 0.25]]
+
+
+# ---- Weights of any size ---------------------------------------------------------------------
+
+SIZES_OF_WEIGHTS = {"float32": (1e-45, 1e-40, 1e-38, 2e-38, 1e-37, 1e-30, 1e30, 1e37, 1e38, 3e38),
+                    "float64": (5e-324, 1e-310, 1e-307, 1e-300, 1e-38, 1e38, 1e300, 1e307, 1.7e308)}
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["", "rows"])
+@ALL
+def test_a_mean_does_not_depend_on_the_size_of_the_weights(name, rows, dtype, rng):
+    """Sums of weights are taken in double and nothing is lost on the way, up to what the dtype
+    can say: also where its sum overflows, and where products would count as 0."""
+    for n in (1, 3, 20, 40):
+        loss = LOSSES[name]("mean", 3)
+        y, target = draw(rng, dtype, n, 3), draw_target(rng, name, dtype, n, 3, rows)
+        some = rng.integers(2, size=n) if n > 1 else np.ones(1)
+        value, gradient = run(loss, y, target, some)
+        for size in SIZES_OF_WEIGHTS[dtype.name]:
+            weights = np.where(some > 0, size, 0).astype(dtype)
+            assert weights.any() or not some.any()
+            found, d_found = run(loss, y, target, weights)
+            alike(found, value, dtype)
+            alike(d_found, gradient, dtype)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30, 1e37, 1e38])
+@pytest.mark.parametrize("make", [fn.SoftmaxCrossEntropy, fn.NegativeLogLikelihood])
+def test_a_mean_does_not_depend_on_the_size_of_class_weights(make, size, dtype, rng):
+    for k in (3, 40):
+        y, labels = draw(rng, dtype, 20, k), rng.integers(k, size=20)
+        few, factor = classes(k), float(np.float32(size))
+        value, gradient = run(make(weight=few), y, labels)
+        found, d_found = run(make(weight=few * factor), y, labels)
+        alike(found, value, dtype)
+        alike(d_found, gradient, dtype)
+
+
+@pytest.mark.parametrize("total", [1.0, 2.0**63, 2.0**64, 2.0**70, 2.0**120])
+@pytest.mark.parametrize("shape", [(1, 3), (20, 3), (20, 40)], ids=str)
+def test_kernels_divide_by_totals_of_any_size(shape, total, dtype, rng):
+    """A power of 2 divides without rounding."""
+    n, k = shape
+    x, T = draw(rng, dtype, n, k), draw_weights(rng, dtype, n, k)
+    large = (T * dtype.type(2.0**120)).astype(dtype)
+    for kernel in (_ops.softmax_cross_entropy, _ops.negative_log_likelihood):
+        value, gradient = kernel(x, T, total=1.0)
+        found, d_found = kernel(x, large, total=total)
+        assert found == pytest.approx(value * 2.0**120 / total, rel=1e-12)
+        if total < 2.0**63:             # beyond what float32 can say
+            continue
+        np.testing.assert_allclose(d_found, gradient.astype(float) * (2.0**120 / total),
+                                   rtol=4 * np.finfo(dtype).eps)
+    y = draw(rng, dtype, n, k)
+    for kind in ("mean_squared_error", "huber"):
+        value, gradient = _ops.entry_losses(x, y, kind, T, total=1.0)
+        found, d_found = _ops.entry_losses(x, y, kind, large, total=2.0**60 * total)
+        assert found == pytest.approx(value * 2.0**60 / total, rel=1e-12)
+        np.testing.assert_allclose(d_found, gradient.astype(float) * (2.0**60 / total),
+                                   rtol=4 * np.finfo(dtype).eps)
+
+
+def test_balanced_weights_have_a_sum_near_1_and_the_same_shares(dtype, rng):
+    few = draw_weights(rng, dtype, 33)
+    for same in (few, few * dtype.type(1e-15), few * dtype.type(1e15), np.zeros(3, dtype),
+                 np.zeros(0, dtype)):
+        assert _ops.balanced(same) is same
+    for size in SIZES_OF_WEIGHTS[dtype.name]:
+        weights = np.full(20, size, dtype)
+        weights[3] = 0
+        if 2.0**-64 < weights.sum(dtype=np.longdouble) < 2.0**64:
+            continue
+        found = _ops.balanced(weights)
+        assert found is not weights and found[3] == 0 and len(set(found.tolist())) == 2
+        assert 2.0**-80 < found.sum(dtype=np.float64) < 2.0**80
+        assert np.frexp(found[0])[0] == np.frexp(weights[0])[0]     # a power of 2: no rounding
+    with pytest.raises(TypeError, match="weights must be a numpy.ndarray, got list"):
+        _ops.balanced([1.0])
+
+
+def test_sums_have_the_size_of_the_weights(dtype, rng):
+    y, target = draw(rng, dtype, 9, 3), rng.integers(3, size=9)
+    loss = fn.SoftmaxCrossEntropy("sum")
+    value, gradient = run(loss, y, target)
+    for size in (2.0**-90, 2.0**100):
+        found, d_found = run(loss, y, target, np.full(9, size))
+        assert found == pytest.approx(value * size, rel=1e-6)
+        np.testing.assert_allclose(d_found, gradient.astype(float) * size,
+                                   rtol=32 * np.finfo(dtype).eps)
+
+
 def test_a_class_of_weight_0_contributes_0_whatever_its_score(dtype):
     x = np.array([[-np.inf, 0, 0]], dtype)
     value, gradient = run(fn.SoftmaxCrossEntropy(weight=[0, 1, 1], label_smoothing=0.5), x, [1])
@@ -642,9 +822,17 @@ def test_49_other_options_that_are_none():
             with pytest.raises(TypeError, match=f"{name} must be a number"):
                 make(**{name: bad})
     for make in (fn.SoftmaxCrossEntropy, fn.NegativeLogLikelihood):
-        for bad in (1.5, "1", [1]):
-            with pytest.raises(TypeError):
+        for bad in (1.5, "1", [1], True, np.True_, 2.0, np.array([1])):
+            with pytest.raises(TypeError, match="ignore_index must be an int, got"):
                 make(ignore_index=bad)
+        for bad in (2**63, -2**63 - 1, 10**400, -10**400, np.uint64(2**63)):
+            with pytest.raises(ValueError, match=r"ignore_index must be in the interval "
+                                                 r"\[-2\*\*63, 2\*\*63\), got"):
+                make(ignore_index=bad)
+        for good in (2**63 - 1, -2**63, np.int8(-1), np.array(7)):
+            loss = make(ignore_index=good)
+            assert loss.ignore_index == good and type(loss.ignore_index) is int
+            assert loss.forward(np.zeros((2, 1)), np.array([0, int(good)], np.int64)) == 0
     with pytest.raises(TypeError):
         fn.NegativeLogLikelihood(label_smoothing=0.1)
 
@@ -657,7 +845,8 @@ def test_06_49_weights_of_samples_that_are_none(name, dtype, rng):
             ([1, 1, 1], ValueError, r"sample_weight must have shape \(4,\), got \(3,\)"),
             (np.ones((4, 1)), ValueError, "sample_weight must have"),
             (np.ones((4, 3)), ValueError, "sample_weight must have"),
-            (2.0, ValueError, "sample_weight must have"),
+            (2.0, ValueError, r"sample_weight must have shape \(4,\), got \(\)"),
+            (np.ones((2, 2)), ValueError, r"sample_weight must have shape \(4,\), got \(2, 2\)"),
             ([1, 1, -1, 1], ValueError, r"sample_weight\[2\] is -1.0, but weights must be finite"),
             ([1, np.nan, 1, 1], ValueError, r"sample_weight\[1\] is nan"),
             ([np.inf, 1, 1, 1], ValueError, r"sample_weight\[0\] is inf"),
@@ -719,6 +908,42 @@ def test_01_06_targets_of_entries_that_are_none(name, dtype, rng):
                 loss.forward(np.ones(empty), np.ones(empty), weights)
     with pytest.raises(TypeError, match="target must be an array, got None"):
         loss.forward(y, None)
+
+
+@ALL
+def test_04_numbers_without_a_dimension(name, dtype):
+    """A single entry has a loss; with a weight it would have to be a sample."""
+    loss = LOSSES[name]("mean", 3)
+    if name in OF_CLASSES:
+        for weights in ([], [1.0], [[1.0]], [[[1.0]]]):
+            with pytest.raises(ValueError, match="must have 2 dimensions, got 0"):
+                loss.forward(dtype.type(0.5), 0.0, *weights)
+            with pytest.raises(ValueError, match=r"target must have 1 dimension \(labels\) or 2"):
+                loss.forward(np.zeros((2, 3), dtype), 0, *weights[:0])
+        return
+    if "pos_weight" in name:
+        for y in (0.5, [0.5, 1], np.zeros((2, 3, 3))):
+            for weights in ([], [np.ones(2)]):
+                with pytest.raises(ValueError, match="y must have 2 dimensions where there is a "
+                                                     f"pos_weight, got {np.ndim(y)}"):
+                    loss.forward(y, np.zeros_like(y), *weights)
+        return
+    assert np.isfinite(loss.forward(dtype.type(0.5), 0.0)) and loss.backward().shape == ()
+    for weights in (1.0, [1.0], [[1.0]]):
+        with pytest.raises(ValueError, match="y must have at least 1 dimension where there is a "
+                                             "sample_weight, got 0"):
+            loss.forward(dtype.type(0.5), 0.0, weights)
+    with pytest.raises(ValueError, match=r"target must have the shape of y, \(2,\), got \(\)"):
+        loss.forward(np.zeros(2, dtype), 0.0, [1.0, 1.0])
+    for shape in ((0, 3, 2), (3, 0), (2, 0, 2)):
+        with pytest.raises(ValueError, match="a mean over 0 entries is not defined"):
+            loss.forward(np.zeros(shape), np.zeros(shape), np.ones(shape[0]))
+
+
+def test_04_kernels_refuse_targets_without_a_dimension(dtype):
+    for bad, error in [(np.zeros((), int), ValueError), (None, TypeError), ([0, 1], TypeError)]:
+        with pytest.raises(error, match="target must be a"):
+            _ops.target_rows(bad, 3, dtype)
 
 
 def test_targets_that_one_loss_alone_refuses(dtype):
@@ -906,3 +1131,23 @@ def test_evaluate_gives_the_loss_of_predictions(name, reduction, weighs, dtype, 
         expected = LOSSES[name](reduction, 3).forward(net.predict(x), target, *weights)
         assert net.evaluate(x, target, *weights).loss == pytest.approx(
             expected / (n if reduction == "sum" else 1), rel=20 * float(np.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("name", ["softmax", "softmax, all", "likelihood", "squares", "poisson"])
+def test_a_networks_mean_does_not_depend_on_the_size_of_the_weights(name, dtype, rng):
+    x, target = draw(rng, dtype, 40, 6), draw_target(rng, name, dtype, 40, 3)
+    some = rng.integers(2, size=40)
+
+    def trained(weights):
+        net = fn.Sequential(layers_for(name, dtype))
+        net.compile(fn.SGD(0.01, 0.9), LOSSES[name]("mean", 3))
+        value = net.train_step(x, target, weights)
+        history = net.fit(x, target, epochs=2, batch_size=16, shuffle=False, verbose=0,
+                          sample_weight=weights)
+        return [value, *history.loss, net.evaluate(x, target, weights).loss]
+
+    expected = trained(some)
+    for size in SIZES_OF_WEIGHTS[dtype.name]:
+        weights = np.where(some > 0, size, 0).astype(dtype)
+        np.testing.assert_allclose(trained(weights), expected,
+                                   rtol=1e-5 if dtype == np.float32 else 1e-12)
