@@ -53,8 +53,6 @@ class Samples:
     def split(self, share: float) -> tuple[Samples, Samples]:
         """Return the first samples, and the last ones, which are this share of all."""
         n = len(self)
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split must be in the interval [0, 1), got {share}")
         kept = n - round(n * share)
         if not 0 < kept < n:
             raise ValueError(f"validation_split {share} leaves no sample of {n} on one side")

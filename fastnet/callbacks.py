@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastnet._checkpoint import read_checkpoint, write_checkpoint
-from fastnet._convert import finite, positive
+from fastnet._convert import flag, positive, whole, within
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "ReduceLROnPlateau"]
 
@@ -76,12 +76,12 @@ class _Watch:
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be the name of a figure, got {monitor!r}")
-        if mode not in ("auto", "min", "max"):
+        if not isinstance(mode, str) or mode not in ("auto", "min", "max"):
             raise ValueError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
         if mode == "auto":
             mode = "max" if monitor.endswith(("accuracy", "r2_score")) else "min"
         self.monitor, self.mode = monitor, mode
-        self.min_delta = _at_least_0(min_delta, "min_delta")
+        self.min_delta = within(min_delta, "min_delta", "[0, inf)")
         self.forget()
 
     def forget(self) -> None:
@@ -103,20 +103,6 @@ class _Watch:
             return False
         self.best = value
         return True
-
-
-def _at_least_0(value: Any, name: str) -> float:
-    number = finite(value, name)
-    if number < 0:
-        raise ValueError(f"{name} must be in the interval [0, inf), got {number}")
-    return number
-
-
-def _count(value: Any, name: str) -> int:
-    """Return a whole number of at least 0."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    return positive(value, name) if value != 0 else 0
 
 
 class EarlyStopping(Callback):
@@ -158,9 +144,9 @@ class EarlyStopping(Callback):
         mode: str = "auto", restore_best_weights: bool = True, start_from_epoch: int = 0,
     ) -> None:
         self._watch = _Watch(monitor, mode, min_delta)
-        self.patience = _count(patience, "patience")
-        self.restore_best_weights = bool(restore_best_weights)
-        self.start_from_epoch = _count(start_from_epoch, "start_from_epoch")
+        self.patience = whole(patience, "patience", 0)
+        self.restore_best_weights = flag(restore_best_weights, "restore_best_weights")
+        self.start_from_epoch = whole(start_from_epoch, "start_from_epoch", 0)
         self.on_train_begin()
 
     @property
@@ -236,12 +222,10 @@ class ReduceLROnPlateau(Callback):
         mode: str = "auto", min_delta: float = 1e-4, cooldown: int = 0, min_lr: float = 0.0,
     ) -> None:
         self._watch = _Watch(monitor, mode, min_delta)
-        self.factor = finite(factor, "factor")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor must be in the interval (0, 1), got {self.factor}")
-        self.patience = _count(patience, "patience")
-        self.cooldown = _count(cooldown, "cooldown")
-        self.min_lr = _at_least_0(min_lr, "min_lr")
+        self.factor = within(factor, "factor", "(0, 1)")
+        self.patience = whole(patience, "patience", 0)
+        self.cooldown = whole(cooldown, "cooldown", 0)
+        self.min_lr = within(min_lr, "min_lr", "[0, inf)")
         self.on_train_begin()
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -313,7 +297,7 @@ class Checkpoint(Callback):
         self.path = Path(path)
         self.every = positive(every, "every")
         self._watch = None if monitor is None else _Watch(monitor, mode)
-        self.resume = bool(resume)
+        self.resume = flag(resume, "resume")
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Go on from the file, if that is asked for."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet import _engine, _ops
-from fastnet._convert import positive
+from fastnet._convert import flag, generator, positive, whole, within
 from fastnet._fitting import LAZY_ROWS, Batches, Fitting, Samples
 from fastnet._layer import (
     Layer,
@@ -546,9 +546,11 @@ class Sequential(Layer):
         trainer = self._compiled()
         batch_size, epochs = positive(batch_size, "batch_size"), positive(epochs, "epochs")
         parts = positive(gradient_accumulation_steps, "gradient_accumulation_steps")
-        done = positive(initial_epoch, "initial_epoch") if initial_epoch != 0 else 0
-        if verbose not in (0, 1):
+        done = whole(initial_epoch, "initial_epoch", 0)
+        if not isinstance(verbose, (bool, int)) or verbose not in (0, 1):
             raise ValueError(f"verbose must be 0 or 1, got {verbose!r}")
+        shuffle = flag(shuffle, "shuffle")
+        validation_split = within(validation_split, "validation_split", "[0, 1)")
         own_callbacks = check_callbacks(callbacks)
         source: Samples | Batches
         validation: Samples | None = None
@@ -603,7 +605,7 @@ class Sequential(Layer):
     def _orders(self, rng: int | np.random.Generator | None) -> np.random.Generator:
         """Return the generator that is asked for, or the network's own."""
         if rng is not None:
-            return np.random.default_rng(rng)
+            return generator(rng)
         if self._rng is None:
             self._rng = np.random.default_rng()
         return self._rng
