@@ -1,5 +1,6 @@
 """A state of training as a file: a NumPy archive of arrays, with everything else as JSON."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -8,44 +9,71 @@ import numpy as np
 
 from fastnet._files import replacing
 
-FORMAT = "fastnet checkpoint 1"
+FORMAT = 1
+DAMAGED = (ArithmeticError, AttributeError, BadZipFile, EOFError, IndexError, KeyError, MemoryError,
+           NotImplementedError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write numbers, text, None and arrays, in lists and dicts; OSError as of any file."""
+    """Write numbers, text, None and arrays, in lists and in dicts with keys of text.
+
+    Raises
+    ------
+    OSError
+        As of any file.
+    TypeError
+        Something else in the state.
+    """
     import json  # slow to import, and seldom needed
 
     arrays: dict[str, Any] = {}
 
     def apart(value: Any) -> Any:
-        """Name an array, for what stands in its place."""
+        """Say of everything that is no number or text what it is; arrays go elsewhere."""
         if isinstance(value, np.generic):
-            return value.item()
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"a checkpoint cannot hold {value!r}")
-        arrays[str(len(arrays))] = value
-        return {"array": str(len(arrays) - 1)}
+            value = value.item()
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (list, tuple)):
+            return {"list": [apart(one) for one in value]}
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {"dict": {key: apart(one) for key, one in value.items()}}
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            arrays[str(len(arrays))] = value
+            return {"array": str(len(arrays) - 1)}
+        raise TypeError(f"a checkpoint cannot hold {value!r}")
 
-    text = json.dumps({"format": FORMAT, **state}, default=apart)
+    text = json.dumps({"fastnet checkpoint": FORMAT, "state": apart(state)})
     with replacing(path) as file:
         np.savez(file, state=np.array(text), **arrays)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what was written; ValueError where the file is no checkpoint."""
+    """Return what was written; ValueError where the file is no checkpoint, or a newer one."""
     import json
 
     with open(path, "rb") as file:
         try:
             arrays = np.load(file, allow_pickle=False)
-            text = str(arrays["state"])
 
-            def together(value: dict[str, Any]) -> Any:
-                return arrays[value["array"]] if value.keys() == {"array"} else value
+            def together(value: Any) -> Any:
+                if not isinstance(value, dict):
+                    return value
+                (kind, content), = value.items()
+                if kind == "list":
+                    return [together(one) for one in content]
+                if kind == "dict":
+                    return {key: together(one) for key, one in content.items()}
+                return arrays[content]
 
-            state: dict[str, Any] = json.loads(text, object_hook=together)
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+            described = json.loads(str(arrays["state"]))
+            found = described["fastnet checkpoint"]
+            state: dict[str, Any] = together(described["state"]) if found == FORMAT else {}
+        except DAMAGED as error:
             raise ValueError(f"{path} is no checkpoint: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} is no checkpoint of this version, {FORMAT!r}")
+    if found != FORMAT:
+        raise ValueError(f"{path} is a checkpoint of format {found!r}; this version of fastnet "
+                         f"reads format {FORMAT}")
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is no checkpoint: it holds {type(state).__name__}")
     return state

@@ -100,8 +100,7 @@ cdef struct Operation:
     double factor                   # SCALE; alpha of ACTIVATION, eps of LAYER_NORM, p of DROPOUT
     int function                    # ACTIVATION: which
     Py_ssize_t stats, stats_from    # LAYER_NORM: place for 2 doubles a row
-    uint64_t seed                   # DROPOUT
-    uint64_t *seen                  # DROPOUT: entries in earlier steps
+    uint64_t *seen                  # DROPOUT: entries in earlier steps, and the seed
     uint64_t first                  # DROPOUT: the number of this step's first entry
 
 cdef struct Batch:
@@ -261,7 +260,7 @@ cdef class Engine:
         `kind`, `n_in`, `n_out`; for dense and layer_norm `weight`, `bias` (where they begin, or
         -1) and `trains` (an array of one uint8); for scale `factor`; for activation `function`
         (its name) and `factor`; for layer_norm eps and for dropout p as `factor`; for dropout
-        `seed` and `seen` (an array of one uint64). Every "remember" has its "add", and they nest.
+        `seen` (an array of two uint64: entries so far, and the seed). Every "remember" has its "add", and they nest.
     parameters, gradients : ndarray
         Contiguous vectors of one size and dtype.
     flattens : bool
@@ -304,8 +303,10 @@ cdef class Engine:
     cdef char *targets_start
     cdef char *weights_start
     cdef Py_ssize_t rows            # that it has room for
-    cdef bint pending               # gradients hold sums of batches without an update yet,
-    cdef double pending_total       # which are to be divided by this
+    cdef cnp.ndarray gathered       # gradients of batches without an update yet, as sums,
+    cdef char *gathered_start
+    cdef bint pending               # if there are any,
+    cdef double pending_total       # and what they are to be divided by
     cdef Py_ssize_t size            # of the parameters
     cdef readonly Use use
 
@@ -340,7 +341,6 @@ cdef class Engine:
             self.operations[i].bias = described.get("bias", NOWHERE)
             self.operations[i].factor = described.get("factor", 1.0)
             self.operations[i].function = ACTIVATIONS[described.get("function", "tanh")]
-            self.operations[i].seed = described.get("seed", 0)
             if "seen" in described:
                 self.operations[i].seen = <uint64_t *>cnp.PyArray_DATA(described["seen"])
             if "trains" in described:
@@ -513,7 +513,8 @@ cdef class Engine:
         for arena in (self.training, self.predicting, self.shuffled):
             if arena is not None:
                 arena.memory.fill(value)
-        for array in (self.scratch, self.targets, self.weights):
+        for array in (self.scratch, self.targets, self.weights,
+                      None if self.pending else self.gathered):
             if array is not None:
                 array.fill(value)
         if self.packed is not None and not self.frozen:
@@ -600,7 +601,7 @@ cdef class Engine:
 
     cdef inline void drop(
             self, Operation *op, const real *x, real *y, Py_ssize_t n) noexcept nogil:
-        self.kernels.dropout(x, y, n * op.n_out, op.factor, op.seed,
+        self.kernels.dropout(x, y, n * op.n_out, op.factor, op.seen[1],
                              op.first + <uint64_t>(self.first_row * op.n_out))
 
     cdef void apply(
@@ -770,7 +771,8 @@ cdef class Engine:
         large batch is taken in blocks of rows, whose gradients are added up, with weights that are
         packed once for all of them.
 
-        Without `update` gradients wait, as sums, and those of the next batch are added to them.
+        Without `update` gradients wait elsewhere, as sums, and those of the next batch are added to
+        them; of all layers, as one may begin to train meanwhile.
         """
         cdef Py_ssize_t first = 0, some, block = self.training_block(b.n)
         cdef const real *x = b.x
@@ -805,11 +807,18 @@ cdef class Engine:
             if to != NULL:
                 memcpy(to + first * self.n_out * self.itemsize, scores,
                        some * self.n_out * self.itemsize)
-            finite &= self.backward(x, some, first > 0 or self.pending, keep, wait, &u, steps)
+            finite &= self.backward(x, some, first > 0, keep or gathers, wait, &u, steps)
             first += some
             x = self.rows_on(x, some, self.n_in)
         if gathers:
-            self.pending_total = total[0] + (self.pending_total if self.pending else 0)
+            if self.pending:
+                self.kernels.add_forward(
+                    self.entry(self.gathered_start, 0), self.gradient(0),
+                    self.entry(self.gathered_start, 0), self.size)
+                self.pending_total += total[0]
+            else:
+                memcpy(self.gathered_start, self.gradients_start, self.size * self.itemsize)
+                self.pending_total = total[0]
             self.pending = True
             if not update:
                 return FINE
@@ -818,10 +827,10 @@ cdef class Engine:
 
     cdef Outcome settle(self, Objective o, bint keep, Update u, Steps steps) noexcept nogil:
         """Update by the gradients of all batches that wait."""
+        cdef double divisor = self.pending_total if o.mean and self.pending_total != 0 else 1
         self.pending = False
-        if o.mean and self.pending_total != 0:
-            self.kernels.scale(self.gradient(0), self.gradient(0), self.size,
-                               1 / self.pending_total)
+        self.kernels.scale(self.entry(self.gathered_start, 0), self.gradient(0), self.size,
+                           1 / divisor)
         return self.finish(1, True, keep, True, u, steps)
 
     cdef Outcome finish(
@@ -974,6 +983,9 @@ cdef class Engine:
             if sample_weight is not None:
                 weights = cnp.PyArray_BYTES(sample_weight)
             self.reserve_targets(batch_size, sample_weight is not None or objective.takes_rows)
+            if not update and self.gathered is None:
+                self.gathered = aligned_zeros(self.size, self.dtype)
+                self.gathered_start = cnp.PyArray_BYTES(self.gathered)
             if sequence != NULL:
                 if self.shuffled is None or self.shuffled.rows < batch_size:
                     self.shuffled = Arena(batch_size, self.n_in + self.n_out, self.dtype)

@@ -5,6 +5,7 @@ The network's trainer is asked for steps on a portion of the samples, and to mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +16,12 @@ from fastnet.callbacks import Callback, Checkpoint
 from fastnet.history import History
 from fastnet.metrics import Metric
 
-LAZY_ROWS = 4096        # of a memory map that are converted at a time, where nothing is trained
+LAZY_ENTRIES = 2**20    # of a memory map that are converted at a time, where nothing is trained
+
+
+def lazy_rows(x: np.ndarray) -> int:
+    """Return how many rows of a memory map these are."""
+    return max(1, LAZY_ENTRIES * len(x) // max(1, x.size))
 
 
 class Portion(NamedTuple):
@@ -90,7 +96,7 @@ class Batches:
     @property
     def ends(self) -> bool:
         """Whether there is one epoch only: an iterator cannot be gone through twice."""
-        return self._steps is None and iter(self._source) is self._source
+        return self._steps is None and isinstance(self._source, Iterator)
 
     def epoch(self) -> Iterator[Portion]:
         """Yield the batches of the next epoch; ValueError where there are none, or too few."""
@@ -111,7 +117,7 @@ class Batches:
             for batch in self._iterator:
                 return batch
             self._iterator = None
-            if not again or iter(self._source) is self._source:
+            if not again or isinstance(self._source, Iterator):
                 break
         raise ValueError(f"x has no more batches at step {number} of {self._steps}")
 
@@ -156,9 +162,9 @@ class Tally:
         self.answers += answers
 
     def keep(self, scores: np.ndarray, targets: np.ndarray) -> None:
-        """Keep a portion's scores."""
-        self.scores.append(scores)
-        self.targets.append(targets)
+        """Keep a portion's scores, as they are now."""
+        self.scores.append(scores.copy())
+        self.targets.append(targets.copy())
 
     @property
     def loss(self) -> float:
@@ -178,8 +184,10 @@ class Tally:
             if name == "accuracy" and self.counts:
                 found[name] = self.correct / max(1, self.answers)
                 continue
-            value = metric(scores, targets)
+            value = metric(scores, targets) if len(targets) else math.nan
             try:
+                if isinstance(value, (str, bytes, bytearray)):
+                    raise TypeError("text")
                 found[name] = float(value)
             except (TypeError, ValueError) as error:
                 raise TypeError(f"the metric {name} must return a number, got {value!r}") from error
@@ -221,6 +229,8 @@ class Fitting:
         self._call("on_train_begin", figures)
         while self.epoch < self.epochs and not self.network.stop_training:
             self._call("on_epoch_begin", self.epoch, {})
+            if self.network.stop_training:
+                break
             figures = self._train().figures()
             if self.validation is not None:
                 measured = self.trainer.measure(self.validation)
@@ -265,28 +275,38 @@ class Fitting:
         """Return what it takes to go on from here."""
         orders = None if self.orders is None else self.orders.bit_generator.state
         return {
-            "epoch": self.epoch, "stopped": self.network.stop_training,
+            "epoch": self.epoch,
             "orders": _plain(orders), "history": vars(self.history),
             "callbacks": [[name, callback.state_dict()] for name, callback in self._stateful()]}
 
     def _stateful(self) -> list[tuple[str, Callback]]:
         """Return the callbacks that have something to keep, with their classes' names."""
         return [(type(callback).__name__, callback) for callback in self.callbacks
-                if callback.state_dict()]
+                if type(callback).state_dict is not Callback.state_dict
+                and (callback.state_dict() or not isinstance(callback, Checkpoint))]
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from there; ValueError where the callbacks or the orders are others."""
-        before, now = [name for name, _ in state["callbacks"]], self._stateful()
-        if before != [name for name, _ in now]:
+    def check_state(self, state: dict[str, Any]) -> None:
+        """ValueError where callbacks or orders were others."""
+        before = [name for name, _ in state["callbacks"]]
+        now = [name for name, _ in self._stateful()]
+        if before != now:
             raise ValueError(f"its callbacks were {', '.join(before) or 'none'}, but are "
-                             f"{', '.join(name for name, _ in now) or 'none'}")
+                             f"{', '.join(now) or 'none'}")
         if (state["orders"] is None) != (self.orders is None):
             raise ValueError("shuffle was not the same")
         if self.orders is not None:
+            kinds = [one["bit_generator"] for one in (state["orders"],
+                                                      self.orders.bit_generator.state)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(f"its orders came from {kinds[0]}, not from {kinds[1]}")
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there, where `check_state` has nothing against it."""
+        if self.orders is not None:
             self.orders.bit_generator.state = state["orders"]
-        for (_, callback), (_, one) in zip(now, state["callbacks"], strict=True):
+        for (_, callback), (_, one) in zip(self._stateful(), state["callbacks"], strict=True):
             callback.load_state_dict(one)
-        self.epoch, self.network.stop_training = state["epoch"], state["stopped"]
+        self.epoch = state["epoch"]
         vars(self.history).update(state["history"])
 
 

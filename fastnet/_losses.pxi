@@ -271,12 +271,12 @@ cdef double r2_score(
     cdef double mean, residual, spread, total = 0
     for j in range(n_out):
         mean = residual = spread = 0
-        for i in range(n):
-            mean += T[i * n_out + j]
+        for i in range(n):                      # of t - t[0], which is exact where all are equal
+            mean += <double>T[i * n_out + j] - T[j]
         mean /= n
         for i in range(n):
             residual += (<double>T[i * n_out + j] - Y[i * n_out + j]) ** 2
-            spread += (T[i * n_out + j] - mean) ** 2
+            spread += (<double>T[i * n_out + j] - T[j] - mean) ** 2
         if spread > 0:
             total += 1 - residual / spread
         elif residual == 0:         # a constant that is met

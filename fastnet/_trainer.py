@@ -13,7 +13,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
-from fastnet._fitting import LAZY_ROWS, Portion, Samples, Tally
+from fastnet._fitting import Portion, Samples, Tally, lazy_rows
 from fastnet.history import History
 from fastnet.losses import (
     BinaryCrossEntropy,
@@ -141,6 +141,7 @@ class Trainer:
         self._native = built_in and type(optimizer) in (SGD, Adam, AdamW, RMSprop)
         self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
         self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
+        self._outputs: int | None = None        # of a network with layers of somebody's own
         self.stepping = False
 
     def restart(self) -> None:
@@ -183,14 +184,19 @@ class Trainer:
         if not (foreign(x, self._dtype) or foreign(y, self._dtype)):
             portion = self.portion(class_weight, x, y, sample_weight)
             return Samples(portion.x, portion.y, portion.weights)
-        if len(x) == 0 or len(x) != len(y):
-            raise ValueError(f"x and y must have as many rows, at least 1, got {len(x)} "
-                             f"and {len(y)}")
-        if np.ndim(y) == 1:                             # a few bytes a sample
+        if not foreign(x, self._dtype):
+            x = self._inputs(x)
+        if not (foreign(y, self._dtype) and len(y) == len(x)):      # labels: a few bytes a sample
             y = self._target(y, len(x), self._width(self._inputs(x[:1])))
         self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
         return Samples(x, y, self._weights(sample_weight, class_weight, y),
                        partial(self.portion, None))
+
+    def batch(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
+        """Return a batch from outside; a step layer by layer checks its target by the scores."""
+        if self._engine is None and class_weight is None:
+            return Portion(self._inputs(x), y, sample_weight)
+        return self.portion(class_weight, x, y, sample_weight)
 
     def portion(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
         """Return samples as the network takes them, checked."""
@@ -207,7 +213,9 @@ class Trainer:
         """Return the number of outputs, which layers of somebody's own have to be asked for."""
         if self._engine is not None:
             return self._engine.n_out
-        return int(self._network.predict(x[:1]).shape[1])
+        if self._outputs is None:
+            self._outputs = int(self._network.predict(x[:1]).shape[1])
+        return self._outputs
 
     def _target(self, target: Any, n: int, n_out: int) -> np.ndarray:
         """Return the target of n samples as the losses take it, checked."""
@@ -293,17 +301,17 @@ class Trainer:
         n = len(x) if order is None else len(order)
         if n == 0:
             raise ValueError("a mean over 0 rows is not defined")
-        counted = self._answers(y if order is None else y[order]) if self._counts else 0
         scores = None
         if not self.runs_epochs:
             if order is not None:
                 x, y = x[order], y[order]
                 weights = None if weights is None else weights[order]
-            value, scores = self._step_by_layers(
+            value, scores, y, weights = self._step_by_layers(
                 x, y, weights, f"{place}, step {number + 1}", update)
             share = self._share(scores, y, weights)
             tally.add(value * (share if loss.reduction == "mean" else 1), share,
-                      self._right_answers(scores, y) if self._counts else 0, counted)
+                      self._right_answers(scores, y) if self._counts else 0,
+                      self._answers(y) if self._counts else 0)
             if tally.keeps_scores:
                 tally.keep(*self._of_interest(scores, y))
             return value
@@ -319,9 +327,11 @@ class Trainer:
             optimizer.steps += steps.taken
         if outcome != "fine":
             raise self._failure(outcome, value, f"{place}, step {number + step}")
-        tally.add(total, shares, correct, counted)
+        if order is not None and (self._counts or scores is not None):
+            y = y[order]
+        tally.add(total, shares, correct, self._answers(y) if self._counts else 0)
         if scores is not None:
-            tally.keep(*self._of_interest(scores, y if order is None else y[order]))
+            tally.keep(*self._of_interest(scores, y))
         return value
 
     def apply_pending(self, place: str) -> None:
@@ -345,8 +355,8 @@ class Trainer:
 
     def _step_by_layers(
         self, x: Any, y: Any, weights: Any, place: str, update: bool = True
-    ) -> tuple[float, np.ndarray]:
-        """Take a step by calling each layer; return the loss and the scores."""
+    ) -> tuple[float, np.ndarray, Any, Any]:
+        """Take a step by calling each layer; return the loss, the scores, target and weights."""
         loss = self.loss
         if self.stepping:
             raise RuntimeError("this network is in use by another thread")
@@ -369,7 +379,7 @@ class Trainer:
                 self._update_by_layers(value, place)
         finally:
             self.stepping = False
-        return value, scores
+        return value, scores, y, weights
 
     def _gather(self, share: float) -> None:
         """Add the layers' gradients, each times what its mean was divided by, to the sums."""
@@ -450,7 +460,7 @@ class Trainer:
     def measure(self, samples: Samples) -> Tally:
         """Return what there is to say about samples."""
         tally = self.tally()
-        rows = len(samples) if samples.prepare is None else LAZY_ROWS
+        rows = len(samples) if samples.prepare is None else lazy_rows(samples.x)
         for x, y, weights, _ in samples.portions(max(1, rows)):
             self._measure_some(x, y, weights, tally)
         return tally

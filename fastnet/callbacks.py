@@ -119,7 +119,8 @@ class EarlyStopping(Callback):
     mode : {"auto", "min", "max"}
         Which way is better; "auto": up for names that end with "accuracy" or "r2_score".
     restore_best_weights : bool
-        At the end of the fit, whatever ended it, put the parameters of the best epoch back.
+        At the end of the fit put the parameters of the best epoch back, also where it was not
+        stopped; not where an error or Ctrl-C ended it.
     start_from_epoch : int
         Epochs before this one, counted from 0, are not looked at.
 
@@ -187,12 +188,15 @@ class EarlyStopping(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the best figure, its epoch and parameters, and how long there was no better."""
         return {"best": self._watch.best, "wait": self.wait, "best_epoch": self.best_epoch,
-                "weights": self._best_weights}
+                "stopped_epoch": self.stopped_epoch, "weights": self._best_weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._watch.best, self.wait = state["best"], state["wait"]
         self.best_epoch, self._best_weights = state["best_epoch"], state["weights"]
+        self.stopped_epoch = state["stopped_epoch"]
+        if self.stopped_epoch is not None:
+            self.model.stop_training = True
 
 
 class ReduceLROnPlateau(Callback):
@@ -239,18 +243,13 @@ class ReduceLROnPlateau(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Look at the figure."""
         better = self._watch.improves(self._watch.value(logs))
-        if self.resting:
-            self.resting -= 1
-            self.wait = 0
-        if better:
-            self.wait = 0
-        elif not self.resting:
-            self.wait += 1
-            if self.wait >= self.patience:
-                optimizer = self.model.optimizer
-                if optimizer.lr > self.min_lr:
-                    optimizer.lr = max(optimizer.lr * self.factor, self.min_lr)
-                self.resting, self.wait = self.cooldown, 0
+        self.wait = 0 if better or self.resting else self.wait + 1
+        self.resting = max(0, self.resting - 1)
+        if self.wait >= max(1, self.patience):
+            optimizer = self.model.optimizer
+            if optimizer.lr > self.min_lr:
+                optimizer.lr = max(optimizer.lr * self.factor, self.min_lr)
+            self.resting, self.wait = self.cooldown, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best figure, and how long there was no better."""
@@ -276,7 +275,7 @@ class Checkpoint(Callback):
     every : int
         After how many epochs each.
     monitor : str, optional
-        Write only when this figure has become better: the file has the best epoch then.
+        Write only when this figure is better than at all times before: the file has the best then.
     mode : {"auto", "min", "max"}
         As of `EarlyStopping`.
     resume : bool
@@ -308,8 +307,8 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the file, if it is time."""
-        if (self._watch.improves(self._watch.value(logs)) if self._watch is not None
-                else (epoch + 1) % self.every == 0):
+        if (epoch + 1) % self.every == 0 and (
+                self._watch is None or self._watch.improves(self._watch.value(logs))):
             write_checkpoint(self.path, self.model._training_state())
 
     def restore(self, network: Any) -> None:
@@ -322,7 +321,7 @@ class Checkpoint(Callback):
         """
         try:
             network._set_training_state(read_checkpoint(self.path))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} does not fit this network: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
@@ -338,14 +337,17 @@ class Checkpoint(Callback):
 class Progress(Callback):
     """Show each epoch's figures: as a bar where tqdm is installed, else in a line."""
 
-    def __init__(self, epochs: int, done: int) -> None:
-        self.epochs = epochs
-        self._bar: Any = None
+    _bar: Any = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Make the bar, when it is known where the fit begins."""
+        self.epochs = self.model._current_fit.epochs
         try:
             from tqdm import tqdm  # type: ignore[import-untyped]
         except ImportError:
             return
-        self._bar = tqdm(total=epochs, initial=done, unit="epoch", file=sys.stdout)
+        if self._bar is None:
+            self._bar = tqdm(total=self.epochs, initial=epoch, unit="epoch", file=sys.stdout)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Show an epoch."""

@@ -31,7 +31,7 @@ class Scores(_Pair):
         Every metric that `compile` was given, by its name; accuracy too.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, float] = {}      # noqa: RUF012 - of a pair that was made without
 
     def __new__(cls, loss: float, metrics: dict[str, float] | None = None) -> Scores:
         """Return loss and metrics as such a pair."""

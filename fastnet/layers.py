@@ -323,9 +323,13 @@ class Dropout(Layer):
 
     def __init__(self, p: float = 0.5, *, rng: Seed = None) -> None:
         self._p = within(p, "p", "[0, 1)")
-        self._seed = int(generator(rng).integers(2**64, dtype=np.uint64))
+        seed = generator(rng).integers(2**64, dtype=np.uint64)
         # An array, so that a network's compiled code can count on.
-        self._seen = np.zeros(1, np.uint64)
+        self._seen = np.array([0, seed], np.uint64)
+
+    @property
+    def _seed(self) -> int:
+        return int(self._seen[1])
 
     @property
     def p(self) -> float:

@@ -99,10 +99,12 @@ def _pair(scores: Any, target: Any) -> tuple[Any, Any]:
     """Return scores and target rows in one dtype, as matrices."""
     scores = _ops.as_floats(scores, "scores")
     target = _ops.as_floats(target, "target", scores.dtype)
-    if target.ndim == 1 and scores.shape == (len(target), 1):
-        target = target.reshape(-1, 1)
     if scores.ndim == 1:
-        scores, target = scores.reshape(-1, 1), target.reshape(-1, 1)
+        scores = scores.reshape(-1, 1)
+    if target.ndim == 1:
+        target = target.reshape(-1, 1)
+    if scores.ndim != 2:
+        raise ValueError(f"scores must have 2 dimensions, got {scores.ndim}")
     if target.shape != scores.shape:
         raise ValueError(f"target must have the shape of scores, {scores.shape}, "
                          f"got {target.shape}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet._convert import flag, generator, positive, whole, within
-from fastnet._fitting import LAZY_ROWS, Batches, Fitting, Samples
+from fastnet._fitting import Batches, Fitting, Samples, lazy_rows
 from fastnet._layer import (
     Layer,
     Parameter,
@@ -142,7 +142,7 @@ class _Operations:
             elif kind is Scale:
                 self._add("scale", factor=layer.factor)
             elif kind is Dropout:
-                self._add("dropout", factor=layer.p, seed=layer._seed, seen=layer._seen)
+                self._add("dropout", factor=layer.p, seen=layer._seen)
             elif isinstance(layer, Activation):
                 self._add("activation", function=layer.kind, factor=layer.alpha)
             elif kind not in (Flatten, Identity):
@@ -405,7 +405,8 @@ class Sequential(Layer):
         Raises
         ------
         TypeError, ValueError
-            Something else; `SoftmaxCrossEntropy` behind a `Softmax`, which would be taken twice;
+            Something else; `SoftmaxCrossEntropy` behind a `Softmax`, or `BinaryCrossEntropy` behind
+            a `Sigmoid`, which would be taken twice;
             accuracy of a loss without classes; a metric twice.
         """
         if _network_of(self) is not None:
@@ -415,6 +416,9 @@ class Sequential(Layer):
             raise ValueError("SoftmaxCrossEntropy takes raw scores, but the network ends in a "
                              "Softmax: leave that out (predict_proba gives probabilities), or use "
                              "CrossEntropy")
+        if isinstance(trainer.loss, BinaryCrossEntropy) and self._ends_in(Sigmoid):
+            raise ValueError("BinaryCrossEntropy takes raw scores, but the network ends in a "
+                             "Sigmoid: leave that out; predict_proba gives probabilities")
         trainer.forget_pending()
         self._trainer = trainer
 
@@ -561,7 +565,7 @@ class Sequential(Layer):
                                  "x and y as arrays, not batches")
             steps = None if steps_per_epoch is None else positive(steps_per_epoch,
                                                                   "steps_per_epoch")
-            source = Batches(x, steps, partial(trainer.portion, class_weight))
+            source = Batches(x, steps, partial(trainer.batch, class_weight))
             if source.ends and epochs - done > 1:
                 raise ValueError(f"x can be gone through once, not {epochs - done} times: give "
                                  "something that can be iterated anew, or steps_per_epoch")
@@ -588,16 +592,17 @@ class Sequential(Layer):
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight), got "
                                  f"{len(validation_data)} items")
             validation = trainer.samples(*validation_data)
-        progress = [Progress(epochs, done)] if verbose else []
+        progress = [Progress()] if verbose else []
         trainer.forget_pending()
         self.stop_training = False
+        before = self._current_fit          # a callback may fit as well
         fitting = self._current_fit = Fitting(
             self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
             orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
         try:
             return fitting.run()
         finally:
-            self._current_fit = None
+            self._current_fit = before
             trainer.forget_pending()
             for bar in progress:
                 bar.close()
@@ -658,16 +663,10 @@ class Sequential(Layer):
         RuntimeError
             Another thread is training the network.
         """
+        if foreign(x, self._dtype):
+            return self._predict_map(x, out)
         if self._engine is not None:
-            if not foreign(x, self._dtype) or len(x) <= LAZY_ROWS:
-                return self._engine.predict(x, out)
-            self._engine.inputs(x[:1])          # what is wrong with one is told now
-            if out is None:
-                out = np.empty((len(x), self._engine.n_out), self._dtype)
-            for start in range(0, len(x), LAZY_ROWS):
-                rows = slice(start, start + LAZY_ROWS)
-                self._engine.predict(x[rows], out[rows])
-            return out
+            return self._engine.predict(x, out)
         if self._trainer is not None and self._trainer.stepping:
             raise RuntimeError("this network is being trained by another thread")
         *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
@@ -676,6 +675,17 @@ class Sequential(Layer):
         for predict in first:
             y = predict(y)
         return np.asarray(last(y) if out is None else last(y, out))
+
+    def _predict_map(self, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        """Predict a memory map of another type, some rows at a time."""
+        rows = lazy_rows(x)
+        first = self.predict(np.asarray(x[:rows]))
+        if isinstance(out, np.ndarray) and out.shape != (len(x), first.shape[1]):
+            raise ValueError(f"out must have shape {(len(x), first.shape[1])}, got {out.shape}")
+        y = np.empty((len(x), first.shape[1]), first.dtype) if out is None else out
+        for start in range(0, len(x), rows):
+            self.predict(np.asarray(x[start:start + rows]), y[start:start + rows])
+        return y
 
     @property
     def trainable(self) -> bool:
@@ -749,7 +759,7 @@ class Sequential(Layer):
         optimizer = self.optimizer
         return {
             "parameters": {name: value for name, value, _ in self.parameters()},
-            "dropout": [int(layer._seen[0]) for layer in _flat(self._layers)
+            "dropout": [layer._seen.tolist() for layer in _flat(self._layers)
                         if isinstance(layer, Dropout)],
             "optimizer": None if optimizer is None else optimizer._state(self._layers),
             "fit": None if self._current_fit is None else self._current_fit.state()}
@@ -767,15 +777,18 @@ class Sequential(Layer):
         dropouts = [layer for layer in _flat(self._layers) if isinstance(layer, Dropout)]
         if len(state["dropout"]) != len(dropouts):
             raise ValueError(f"it has {len(state['dropout'])} Dropout layers")
-        if self._current_fit is not None and state["fit"] is not None:
-            self._current_fit.set_state(state["fit"])
+        fit = self._current_fit if state["fit"] is not None else None
+        if fit is not None:
+            fit.check_state(state["fit"])
         if self._trainer is not None and state["optimizer"] is not None:
             self._trainer.optimizer._set_state(self._layers, state["optimizer"])
             self._trainer.restart()
+        if fit is not None:
+            fit.set_state(state["fit"])
         for name, value, _ in parameters:
             value[...] = state["parameters"][name]
         for layer, seen in zip(dropouts, state["dropout"], strict=True):
-            layer._seen[0] = seen
+            layer._seen[:] = seen
 
     # ---- Looking at it -------------------------------------------------------------------------
 

@@ -1108,7 +1108,7 @@ def r2_score(Y: Matrix, T: Matrix) -> float:
         mean = math.fsum(targets) / len(targets)
         residual = math.fsum((t - y) ** 2 for y, t in zip(column, targets, strict=True))
         spread = math.fsum((t - mean) ** 2 for t in targets)
-        if spread > 0:
+        if len(set(targets)) > 1:
             total += 1 - residual / spread
         elif not residual > 0:
             total += 1 if residual == 0 else residual
