@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from bench import contenders, kernels, network_sweep, networks, peers, sweep
+from bench import contenders, kernels, network_sweep, networks, peers, steady, sweep
 from bench.measure import SAMPLE_SECONDS, environment
 from bench.report import Column, Report, digits, microseconds, shape, times
 
@@ -248,7 +248,10 @@ def run_network_sweep(options: argparse.Namespace) -> None:
 
 def network_columns(result: networks.Result) -> list[Column]:
     """Return the columns of a network's table, whose rows are names of contenders."""
-    one, many, inference = result.comparisons
+    one, many, *inference = result.comparisons
+
+    def times_of(comparison: networks.Comparison, heading: str) -> Column:
+        return heading, 26, lambda name: microseconds(comparison.times.get(name))
 
     def ratio_to(comparison: networks.Comparison) -> Column:
         heading = f"/{comparison.fastnet}"
@@ -260,10 +263,9 @@ def network_columns(result: networks.Result) -> list[Column]:
         ("steps per call", 14, lambda name: (
             "1" if name in one.times else str(result.steps_per_call) if name in many.times
             else "-")),
-        ("training step us", 26, lambda name: microseconds(many.times.get(name))),
-        ratio_to(one), ratio_to(many),
-        ("inference us", 26, lambda name: microseconds(inference.times.get(name))),
-        ratio_to(inference),
+        times_of(many, "training step us"), ratio_to(one), ratio_to(many),
+        *(column for found in inference
+          for column in (times_of(found, "inference us"), ratio_to(found))),
     ]
 
 
@@ -291,30 +293,39 @@ def run_networks(options: argparse.Namespace) -> None:
     chosen = networks.choose(options.nets, options.quick)
     names = options.peers or list(contenders.PEERS)
     rivals = {name: contenders.PEERS[name] for name in names}
-    skipped = {}
+    variant = contenders.VARIANTS[options.variant]
+    plain = variant == contenders.PLAIN
+    skipped: dict[str, str] = {}
     if options.quick and rivals.pop("torch.compile", None):
         skipped["torch.compile"] = "compiles for too long for a quick run"
+    if not plain and "onnxruntime" in rivals:
+        del rivals["onnxruntime"]
+        skipped["onnxruntime"] = "does not train"
     loaded, missing = contenders.load({"fastnet": contenders.Fastnet, **rivals}, options.dtype)
     skipped |= missing
     rounds, seconds = (5, 0.5) if options.quick else (7, 6)
     rounds = options.rounds or rounds
     described = environment(options.dtype)
+    verified = f"against float64: {networks.VERIFIED_STEPS} steps"
     report = Report({
         **described,
+        **({} if plain else {"variant": f"{variant.name}: {variant.described()}"}),
         **{f"{name} as": contender.described() for name, contender in loaded.items()},
         **{name: f"left out: {reason}" for name, reason in skipped.items()},
-        "samples": in_turns(rounds, seconds, networks.SAMPLE_SECONDS) + "; half the time for "
-                   "inference",
-        "verified": f"against float64: {networks.VERIFIED_STEPS} steps, and scores of 2 batches",
+        "samples": in_turns(rounds, seconds, networks.SAMPLE_SECONDS) + (
+            "; half the time for inference" if plain else ""),
+        "verified": verified + (
+            ", and scores of 2 batches" if plain else
+            " without dropout; with it losses are others" if variant.dropout else ""),
         "figures": RATIOS,
     })
     results = []
-    for result in networks.run(chosen, loaded, options.dtype, rounds, seconds):
+    for result in networks.run(chosen, loaded, options.dtype, rounds, seconds, variant):
         results.append(result)
         report.show(f"## {result.network}")
         report.show("")
-        _, training, inference = result.comparisons
-        list(report.table(network_columns(result), training.times | inference.times))
+        contestants = {name: None for found in result.comparisons[1:] for name in found.times}
+        list(report.table(network_columns(result), contestants))
         for name, reason in result.skipped.items():
             report.show(f"- {name} left out: {reason}")
         if result.skipped:
@@ -330,7 +341,29 @@ def run_networks(options: argparse.Namespace) -> None:
         report.show("")
     if options.plot:
         title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
+        title += "" if plain else f"; {variant.described()}"
         networks.draw(results, title).savefig(options.plot, dpi=110)
+    report.close(results, options.markdown, options.json)
+
+
+STEADY_COLUMNS: list[Column] = [
+    ("case", 28, lambda result: result.case),
+    ("learning us", 11, lambda result: digits(1e6 * result.learning)),
+    ("at rest us", 10, lambda result: digits(1e6 * result.at_rest)),
+    ("/learning", 9, lambda result: digits(result.at_rest / result.learning)),
+    ("saturated us", 12, lambda result: digits(1e6 * result.saturated)),
+    ("/learning", 9, lambda result: digits(result.saturated / result.learning)),
+    ("steps", 8, lambda result: str(result.steps)),
+]
+
+
+def run_steady(options: argparse.Namespace) -> None:
+    """See whether steps stay as fast as they were."""
+    report = Report({
+        **environment(options.dtype),
+        "network": f"{steady.WIDTH}-{steady.WIDTH}-{steady.WIDTH}-10, batch {steady.BATCH}",
+        "figures": "a step while learning (median), in the slowest stretch at rest, saturated"})
+    results = list(report.table(STEADY_COLUMNS, steady.run(options.dtype, options.quick)))
     report.close(results, options.markdown, options.json)
 
 
@@ -389,11 +422,24 @@ def main() -> int:
     command.add_argument("--nets", metavar="NET", nargs="+", help="only these, for example 2-3-2@1")
     command.add_argument("--peers", metavar="NAME", nargs="+", choices=list(contenders.PEERS),
                          help=f"only against these of {', '.join(contenders.PEERS)}")
+    command.add_argument("--variant", choices=list(contenders.VARIANTS),
+                         default=contenders.PLAIN.name,
+                         help="other hidden layers or another optimizer, in training only: "
+                         + "; ".join(f"{variant.name} ({variant.described()})"
+                                     for variant in contenders.VARIANTS.values()))
     command.add_argument("--rounds", type=int, help="at least so many")
     command.add_argument("--plot", metavar="FILE", type=new_file,
                          help="draw all ratios as PNG; needs matplotlib")
     add_common(command)
     command.set_defaults(run=run_networks)
+
+    command = commands.add_parser(
+        "steady", help="steps through long training and among subnormal numbers",
+        description="Whether a step stays as fast as it was: through long training with vanishing "
+                    "gradients, whose averages decay into subnormal numbers, and saturated.")
+    command.add_argument("--quick", action="store_true", help="2000 steps at rest")
+    add_common(command)
+    command.set_defaults(run=run_steady)
     options = parser.parse_args()
     try:
         options.run(options)

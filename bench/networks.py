@@ -7,6 +7,8 @@ these, and the scores of two inputs. Then all of them take turns. There are thre
 * many steps per call: of fastnet, which gets an epoch per call, with all others, be it that they
   get so many steps per call too, or are called in a loop;
 * inference: raw scores of a batch, a NumPy array in and another out.
+
+A `Variant` of the networks or of the optimizer is compared in training only.
 """
 
 import tomllib
@@ -18,7 +20,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.contenders import Contender, Skipped, Task, Trainer, textbook_forward, textbook_step
+from bench.contenders import (
+    PLAIN,
+    Contender,
+    Skipped,
+    Task,
+    Trainer,
+    Variant,
+    layered,
+    pairs,
+    textbook_forward,
+    textbook_state,
+    textbook_step,
+    unpaired,
+)
 from bench.kernels import GRID, WrongResult
 from bench.measure import Loop, Run, Summary, median_ratio, summarise, time_in_turns
 
@@ -67,7 +82,7 @@ def choose(names: Sequence[str] | None, quick: bool) -> list[Network]:
             [network for network in known.values() if not quick or network.flop < QUICK_FLOP])
 
 
-def make_task(network: Network, dtype: str) -> Task:
+def make_task(network: Network, dtype: str, variant: Variant = PLAIN) -> Task:
     """Return weights and data, the same ones in every run; ReLU keeps the size of activations."""
     rng = np.random.default_rng(20260103)
     weights = []
@@ -75,10 +90,14 @@ def make_task(network: Network, dtype: str) -> Task:
         weights += [rng.standard_normal((n_in, n_out)) * np.sqrt(2 / n_in),
                     rng.standard_normal(n_out) * 0.1]
     steps = max(network.steps_per_call, VERIFIED_STEPS)
-    return Task(
-        network.widths, network.batch, [array.astype(dtype) for array in weights],
-        rng.standard_normal((steps, network.batch, network.widths[0]), np.dtype(dtype)),
-        rng.integers(0, network.widths[-1], (steps, network.batch)))
+    x = rng.standard_normal((steps, network.batch, network.widths[0]), np.dtype(dtype))
+    y = rng.integers(0, network.widths[-1], (steps, network.batch))
+    if variant.norm:
+        *hidden, last = pairs(weights)
+        weights = unpaired([*((W, b, 1 + 0.1 * rng.standard_normal(len(b)),
+                               0.1 * rng.standard_normal(len(b))) for W, b in hidden), last])
+    return Task(network.widths, network.batch, [array.astype(dtype) for array in weights],
+                x, y, variant)
 
 
 # ---- Verifying ---------------------------------------------------------------------------------
@@ -101,10 +120,10 @@ class Exact(NamedTuple):
 
 
 def exact_training(task: Task) -> Exact:
-    """Train for VERIFIED_STEPS steps as a textbook says."""
+    """Train for VERIFIED_STEPS steps as a textbook says; there is to be no dropout."""
     weights = [array.astype(np.float64) for array in task.weights]
-    velocities = [np.zeros_like(array) for array in weights]
-    losses = [textbook_step(weights, velocities, x.astype(np.float64), y)
+    state = textbook_state(weights, task.variant)
+    losses = [textbook_step(weights, state, x.astype(np.float64), y, task.variant)
               for x, y in zip(task.x[:VERIFIED_STEPS], task.y, strict=False)]
     return Exact(np.array(losses), weights)
 
@@ -119,14 +138,18 @@ def check(error: float, tolerance: float, what: str) -> None:
         raise WrongResult(f"{what} off by {error / tolerance:.3g} times the tolerance")
 
 
-def verify_training(who: str, trainer: Trainer, task: Task, exact: Exact) -> None:
-    """Train for VERIFIED_STEPS steps; WrongResult unless losses and weights are the exact ones."""
+def first_losses(trainer: Trainer, task: Task) -> np.ndarray:
+    """Train for VERIFIED_STEPS steps, and return the losses, or their mean."""
     x, y = task.x[:VERIFIED_STEPS], task.y[:VERIFIED_STEPS]
     if trainer.many:
-        losses = np.asarray(trainer.step(*trainer.prepare(x, y)), np.float64)
-    else:
-        losses = np.array([float(trainer.step(*trainer.prepare(*batch)))
-                           for batch in zip(x, y, strict=True)])
+        return np.asarray(trainer.step(*trainer.prepare(x, y)), np.float64)
+    return np.array([float(trainer.step(*trainer.prepare(*batch)))
+                     for batch in zip(x, y, strict=True)])
+
+
+def verify_training(who: str, trainer: Trainer, task: Task, exact: Exact) -> None:
+    """Train for VERIFIED_STEPS steps; WrongResult unless losses and weights are the exact ones."""
+    losses = first_losses(trainer, task)
     expected = exact.losses if losses.ndim else exact.losses.mean()
     found = trainer.weights()
     if [losses.shape, *map(np.shape, found)] != [expected.shape, *map(np.shape, exact.weights)]:
@@ -135,10 +158,23 @@ def verify_training(who: str, trainer: Trainer, task: Task, exact: Exact) -> Non
     eps = float(np.finfo(task.dtype).eps)
     check(float(np.max(np.abs(losses - expected) / (1 + np.abs(expected)))), ROUNDINGS * eps,
           f"{who} is wrong: losses")
-    for index, (own, value, start) in enumerate(
-            zip(found, exact.weights, task.weights, strict=True)):
+    names = [f"{name} of layer {index}" for index, layer in enumerate(layered(exact.weights), 1)
+             for name, _ in zip(("W", "b", "gain", "shift"), layer, strict=False)]
+    for name, own, value, start in zip(names, found, exact.weights, task.weights, strict=True):
         check(rms(own - value), CHANGE[task.dtype.name] * rms(value - start) + eps * rms(value),
-              f"{who} is wrong: {'Wb'[index % 2]} of layer {index // 2 + 1}")
+              f"{who} is wrong: {name}")
+
+
+def verify_dropout(who: str, trainer: Trainer, task: Task, exact: Exact) -> None:
+    """Train for VERIFIED_STEPS steps; WrongResult if losses are those without dropout.
+
+    Even where nothing is dropped, what is kept has grown.
+    """
+    losses = first_losses(trainer, task)
+    expected = exact.losses if losses.ndim else exact.losses.mean()
+    tolerance = ROUNDINGS * float(np.finfo(task.dtype).eps) * (1 + np.abs(expected))
+    if not (np.abs(losses - expected) > tolerance).any():
+        raise WrongResult(f"{who} is wrong: it drops nothing")
 
 
 def verify_inference(who: str, run: Run, task: Task, x: np.ndarray) -> None:
@@ -201,7 +237,9 @@ class Comparison:
     met: bool | None
 
 
-def compare(network: str, form: str, dtype: str, samples: Samples) -> Comparison:
+def compare(
+    network: str, form: str, dtype: str, samples: Samples, variant: Variant = PLAIN
+) -> Comparison:
     """Return the comparison of samples in seconds per step."""
     fastnet = WAYS[form]
     times = {name: summarise(values) for name, values in samples.items()}
@@ -209,7 +247,7 @@ def compare(network: str, form: str, dtype: str, samples: Samples) -> Comparison
               for name, values in samples.items() if not name.startswith("fastnet")}
     fastest = min(ratios, key=lambda name: times[name].median, default=None)
     ratio = ratios[fastest] if fastest else None
-    targets = TARGETS.get(network) if dtype == "float32" else None
+    targets = TARGETS.get(network) if (dtype, variant) == ("float32", PLAIN) else None
     target = targets[form == INFERENCE] if targets else None
     met = None if ratio is None or target is None else ratio >= target
     return Comparison(network, form, dtype, times, fastnet, ratios, fastest, ratio, target, met)
@@ -217,7 +255,10 @@ def compare(network: str, form: str, dtype: str, samples: Samples) -> Comparison
 
 @dataclass
 class Result:
-    """All that was found for a network, and the reason for each library that was left out."""
+    """All that was found for a network, and the reason for each library that was left out.
+
+    The comparisons are of one step per call, of many, and for plain networks of inference.
+    """
 
     network: str
     steps_per_call: int
@@ -266,19 +307,36 @@ def asked(
     return found
 
 
+def verified_trainers(
+    contenders: Mapping[str, Contender], task: Task, name: str, skipped: dict[str, str]
+) -> dict[str, Trainer]:
+    """Return all contenders in training; WrongResult if one is wrong.
+
+    With dropout each is verified without it, and then shown to have it.
+    """
+    certain = task.without_dropout()
+    exact = exact_training(certain)
+    trainers = asked(contenders, lambda contender: contender.training(certain), skipped)
+    for who, trainer in trainers.items():
+        verify_training(f"{name}: {who}", trainer, certain, exact)
+    if task.variant.dropout:
+        trainers = asked(contenders, lambda contender: contender.training(task), skipped)
+        for who, trainer in trainers.items():
+            verify_dropout(f"{name}: {who}", trainer, task, exact)
+    return trainers
+
+
 def compare_training(
     contenders: Mapping[str, Contender], task: Task, network: Network, rounds: int,
     seconds: float, skipped: dict[str, str],
 ) -> list[Comparison]:
     """Return two comparisons: of one step per call and of many."""
     name, dtype = str(network), task.dtype.name
-    trainers = asked(contenders, lambda contender: contender.training(task), skipped)
-    exact = exact_training(task)
-    for who, trainer in trainers.items():
-        verify_training(f"{name}: {who}", trainer, task, exact)
+    trainers = verified_trainers(contenders, task, name, skipped)
     samples = time_training(trainers, task, network, rounds, seconds)
     single = {who: samples[who] for who, trainer in trainers.items() if not trainer.many}
-    return [compare(name, ONE, dtype, single), compare(name, MANY, dtype, samples)]
+    return [compare(name, ONE, dtype, single, task.variant),
+            compare(name, MANY, dtype, samples, task.variant)]
 
 
 def compare_inference(
@@ -295,18 +353,20 @@ def compare_inference(
 
 def run(
     networks: Iterable[Network], contenders: Mapping[str, Contender], dtype: str,
-    rounds: int, seconds: float,
+    rounds: int, seconds: float, variant: Variant = PLAIN,
 ) -> Iterator[Result]:
     """Yield the figures of each network; WrongResult if a contender is wrong.
 
     Training is measured for so many rounds and so many seconds, whatever takes longer; inference
-    for half the seconds.
+    for half the seconds, and of plain networks only.
     """
     for network in networks:
-        task, skipped = make_task(network, dtype), dict[str, str]()
-        both = compare_training(contenders, task, network, rounds, seconds, skipped)
-        last = compare_inference(contenders, task, network, rounds, seconds / 2, skipped)
-        yield Result(str(network), network.steps_per_call, [*both, last], skipped)
+        task, skipped = make_task(network, dtype, variant), dict[str, str]()
+        found = compare_training(contenders, task, network, rounds, seconds, skipped)
+        if variant == PLAIN:
+            found.append(
+                compare_inference(contenders, task, network, rounds, seconds / 2, skipped))
+        yield Result(str(network), network.steps_per_call, found, skipped)
 
 
 # ---- Showing -----------------------------------------------------------------------------------
@@ -321,8 +381,9 @@ def draw(results: Sequence[Result], title: str) -> Any:
                                for name in comparison.ratios))
     looks = dict(zip(names, cycle((f"C{i}", marker) for marker in "osv" for i in range(10)),
                      strict=False))
-    panels = figure.subplots(3, 1, sharex=True)
-    for index, (axes, form) in enumerate(zip(panels, (ONE, MANY, INFERENCE), strict=True)):
+    forms = [comparison.form for comparison in results[0].comparisons]
+    panels = figure.subplots(len(forms), 1, sharex=True)
+    for index, (axes, form) in enumerate(zip(panels, forms, strict=True)):
         comparisons = [result.comparisons[index] for result in results]
         for name, (colour, marker) in looks.items():
             points = [(i, comparison.ratios[name]) for i, comparison in enumerate(comparisons)

@@ -141,7 +141,6 @@ class Trainer:
         self._native = built_in and type(optimizer) in (SGD, Adam, AdamW, RMSprop)
         self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
         self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
-        self._outputs: int | None = None        # of a network with layers of somebody's own
         self.stepping = False
 
     def restart(self) -> None:
@@ -190,7 +189,7 @@ class Trainer:
             y = self._target(y, len(x), self._width(self._inputs(x[:1])))
         self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
         return Samples(x, y, self._weights(sample_weight, class_weight, y),
-                       partial(self.portion, None))
+                       partial(self.batch, None))
 
     def batch(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
         """Return a batch from outside; a step layer by layer checks its target by the scores."""
@@ -213,9 +212,7 @@ class Trainer:
         """Return the number of outputs, which layers of somebody's own have to be asked for."""
         if self._engine is not None:
             return self._engine.n_out
-        if self._outputs is None:
-            self._outputs = int(self._network.predict(x[:1]).shape[1])
-        return self._outputs
+        return int(self._network.predict(x[:1]).shape[1])
 
     def _target(self, target: Any, n: int, n_out: int) -> np.ndarray:
         """Return the target of n samples as the losses take it, checked."""

@@ -325,7 +325,8 @@ class Dropout(Layer):
         self._p = within(p, "p", "[0, 1)")
         seed = generator(rng).integers(2**64, dtype=np.uint64)
         # An array, so that a network's compiled code can count on.
-        self._seen = np.array([0, seed], np.uint64)
+        self._seen = np.zeros(2, np.uint64)
+        self._seen[1] = seed
 
     @property
     def _seed(self) -> int:

@@ -61,31 +61,44 @@ def complaint(function, *arguments):
 """
 
 
-def test_the_textbook_step_follows_the_slope():
-    """Each weight changes by lr times the slope, from central differences of a plain loss."""
-    script(TASK + """
+VARIANTS = ["plain", "adam", "gelu", "tanh", "dropout_layernorm"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_textbook_step_follows_the_slope(variant):
+    """Each weight changes as the slope tells, which is from central differences of a plain loss."""
+    script(TASK + f"variant = contenders.VARIANTS[{variant!r}]" + """
 import math
-task = networks.make_task(networks.Network((3, 4, 5, 2), 6), "float64")
+task = networks.make_task(networks.Network((3, 4, 5, 2), 6), "float64", variant).without_dropout()
+variant = task.variant
+activation = {"relu": lambda z: max(z, 0), "tanh": math.tanh,
+              "gelu": lambda z: z * math.erfc(-z / math.sqrt(2)) / 2}[variant.activation]
 
 def loss(weights, x, y):
     total = 0.0
     for row, label in zip(x, y):
-        for W, b in zip(weights[:-2:2], weights[1:-2:2]):
-            row = np.maximum(row @ W + b, 0)
-        scores = row @ weights[-2] + weights[-1]
+        rest = list(weights)
+        while len(rest) > 2:
+            row = row @ rest.pop(0) + rest.pop(0)
+            if variant.norm:
+                row = (row - np.mean(row)) / math.sqrt(np.var(row) + 1e-5)
+                row = row * rest.pop(0) + rest.pop(0)
+            row = np.array([activation(z) for z in row])
+        scores = row @ rest[0] + rest[1]
         total += math.log(sum(math.exp(s) for s in scores)) - scores[label]
     return total / len(x)
 
 weights = [w.copy() for w in task.weights]
-velocities = [np.zeros_like(w) for w in weights]
-slopes = [np.zeros_like(w) for w in weights]
+assert len(weights) == (10 if variant.norm else 6)
+state = contenders.textbook_state(weights, variant)
+slopes, squares = ([np.zeros_like(w) for w in weights] for _ in range(2))
 h = 1e-6
-for x, y in zip(task.x[:3], task.y):
+for t, (x, y) in enumerate(zip(task.x[:3], task.y), 1):
     assert abs(loss(weights, x, y) - contenders.textbook_step(
-        [w.copy() for w in weights], [v.copy() for v in velocities], x, y)) < 1e-14
+        [w.copy() for w in weights], [v.copy() for v in state], x, y, variant)) < 1e-14
     expected = []
-    for w, v in zip(weights, slopes):
-        v *= contenders.MOMENTUM
+    for w, v, s in zip(weights, slopes, squares):
+        slope = np.empty_like(w)
         for index in np.ndindex(w.shape):
             value = w[index]
             w[index] = value + h
@@ -93,11 +106,20 @@ for x, y in zip(task.x[:3], task.y):
             w[index] = value - h
             below = loss(weights, x, y)
             w[index] = value
-            v[index] += (above - below) / (2 * h)
-        expected.append(w - contenders.LR * v)
-    contenders.textbook_step(weights, velocities, x, y)
-    for w, value in zip(weights, expected):     # slopes are right to some 1e-9, times lr
-        assert np.abs(w - value).max() < 1e-8 * contenders.LR
+            slope[index] = (above - below) / (2 * h)
+        if variant.optimizer == "adam":
+            v[...] = 0.9 * v + (1 - 0.9) * slope
+            s[...] = 0.999 * s + (1 - 0.999) * slope**2
+            change = v / (1 - 0.9**t) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8)
+            expected.append(w - contenders.ADAM_LR * change)
+        else:
+            v[...] = contenders.MOMENTUM * v + slope
+            expected.append(w - contenders.LR * v)
+    contenders.textbook_step(weights, state, x, y, variant)
+    # Slopes are right to some 1e-9, times lr; Adam divides them by slopes as small as 1e-5.
+    tolerance = 1e-4 * contenders.ADAM_LR if variant.optimizer == "adam" else 1e-8 * contenders.LR
+    for w, value in zip(weights, expected):
+        assert np.abs(w - value).max() < tolerance, np.abs(w - value).max()
 """)
 
 
@@ -140,11 +162,10 @@ def nesterov(weights, velocities, x, y):
 
 def linear(weights, velocities, x, y):
     # Gradients pass where ReLU is 0.
-    maximum, greater = np.maximum, contenders.textbook_forward
-    inputs = greater(weights, x)
-    contenders.textbook_forward = lambda *_: [inputs[0], *(h + 1e-20 for h in inputs[1:])]
+    right = contenders.textbook_activation
+    contenders.textbook_activation = lambda kind, z: (right(kind, z)[0], np.ones_like(z))
     loss = textbook(weights, velocities, x, y)
-    contenders.textbook_forward = greater
+    contenders.textbook_activation = right
     return loss
 
 first = []
@@ -208,6 +229,101 @@ print(caught)
     assert int(printed) == 4 * 17
 
 
+def test_verification_catches_wrong_variants():
+    """What other libraries do, or do by another setting, is seen; so is dropout that is missing."""
+    script(TASK + """
+from dataclasses import replace
+from functools import partial
+
+def trainer(task, constants, frozen):
+    weights = [w.copy() for w in task.weights]
+    state = contenders.textbook_state(weights, task.variant)
+    rng = np.random.default_rng(0)
+
+    def step(x, y):
+        before = {name: getattr(contenders, name) for name in constants}
+        old = [weights[i].copy() for i in frozen]
+        vars(contenders).update(constants)
+        loss = contenders.textbook_step(weights, state, x, y, task.variant, rng)
+        vars(contenders).update(before)
+        for i, w in zip(frozen, old):
+            weights[i][...] = w
+        return loss
+
+    return contenders.Trainer(contenders.as_they_are, step, lambda: weights)
+
+def gelu_tanh(kind, z):
+    u = 2 * (2 / np.pi)**0.5 * (z + 0.044715 * z**3)
+    p = 1 / (1 + np.exp(-u))
+    return z * p, p + z * p * (1 - p) * 2 * (2 / np.pi)**0.5 * (1 + 3 * 0.044715 * z**2)
+
+def with_slope(change):
+    right = contenders.textbook_activation
+    def activation(kind, z):
+        value, slope = right(kind, z)
+        return value, change(z, value, slope)
+    return {"textbook_activation": activation}
+
+textbook_hidden = contenders.textbook_hidden
+def unbiased(z, affine, variant, rng):
+    # The variance is divided by one less: as if gains were smaller.
+    n = z.shape[1]
+    gain, shift = affine
+    h, backward = textbook_hidden(z, [gain * ((n - 1) / n)**0.5, shift], variant, rng)
+    return h, backward
+
+wrong = {
+    "adam": {
+        "lr": dict(ADAM_LR=1.05e-5), "beta1": dict(BETA1=0.95), "beta2": dict(BETA2=0.99),
+        "eps": dict(ADAM_EPS=1e-7), "slope": with_slope(lambda z, h, slope: np.ones_like(z))},
+    "gelu": {
+        "approximate": dict(textbook_activation=gelu_tanh),
+        "slope": with_slope(lambda z, h, slope: z > 0)},
+    "tanh": {
+        "slope": with_slope(lambda z, h, slope: 1 - h),
+        "no slope": with_slope(lambda z, h, slope: np.ones_like(z))},
+    "dropout_layernorm": {
+        "eps": dict(NORM_EPS=1e-3), "unbiased": dict(textbook_hidden=unbiased)},
+}
+assert set(wrong) | {"plain"} == set(contenders.VARIANTS)
+for name, ways in wrong.items():
+    for dtype in ("float32", "float64"):
+        task = networks.make_task(networks.Network((4, 6, 5, 3), 12), dtype,
+                                  contenders.VARIANTS[name])
+        certain = task.without_dropout()
+        exact = networks.exact_training(certain)
+
+        def said(constants={}, frozen=(), task=certain):
+            return complaint(networks.verify_training, "it", trainer(task, constants, frozen),
+                             certain, exact)
+
+        assert said() == ""
+        for way, constants in ways.items():
+            if dtype == "float64" or way not in ("eps", "beta2", "approximate"):    # less than 1 %
+                assert said(constants).startswith("it is wrong"), (name, dtype, way)
+        for index in range(len(task.weights)):
+            assert said(frozen=[index]).startswith("it is wrong"), (name, dtype, index)
+        if name == "dropout_layernorm":
+            if dtype == "float32":      # in float64 losses tell it first
+                assert "gain of layer 1 off" in said(frozen=[2])
+                assert "shift of layer 2 off" in said(frozen=[7])
+            assert "losses" in said(task=task)
+
+            def dropping(trainer):
+                return complaint(networks.verify_dropout, "it", trainer, task, exact)
+
+            def epoch(task, form):
+                single = trainer(task, {}, ())
+                return replace(single, many=True, step=lambda x, y: form(
+                    [single.step(*batch) for batch in zip(x, y)]))
+
+            for make in (partial(trainer, constants={}, frozen=()),
+                         partial(epoch, form=np.array), partial(epoch, form=np.mean)):
+                assert dropping(make(task)) == ""
+                assert dropping(make(certain)) == "it is wrong: it drops nothing"
+""")
+
+
 def test_verification_catches_wrong_scores():
     script(TASK + """
 for dtype in ("float32", "float64"):
@@ -247,31 +363,52 @@ for dtype in ("float32", "float64"):
 
 VERIFY_ALL = TASK + """
 def verified(loaded, dtype):
-    found = []
+    found, skipped = [], {}
     for widths, batch in [((5, 7, 6, 3), 4), ((5, 7, 3), 1)]:
-        task = networks.make_task(networks.Network(widths, batch), dtype)
-        x, exact = task.x[0].copy(), networks.exact_training(task)
+        network = networks.Network(widths, batch)
+        task = networks.make_task(network, dtype)
+        x = task.x[0].copy()
+        found += networks.verified_trainers(loaded, task, str(network), skipped)
         for contender in loaded.values():
             assert contender.described()
-            for name, trainer in contender.training(task).items():
-                networks.verify_training(name, trainer, task, exact)
-                found.append(name)
             for name, run in contender.inference(task, x).items():
                 networks.verify_inference(name, run, task, x)
                 found.append(name)
+    assert not skipped, skipped
     return set(found)
+
+def verified_variants(loaded, dtype):
+    # The trainers by variant, and why others do not take part.
+    found, skipped = {}, {}
+    for name, variant in contenders.VARIANTS.items():
+        if name != "plain":
+            skipped[name] = {}
+            for widths, batch in [((5, 7, 6, 3), 4), ((5, 7, 3), 1)]:
+                network = networks.Network(widths, batch)
+                task = networks.make_task(network, dtype, variant)
+                found[name] = set(networks.verified_trainers(
+                    loaded, task, str(network), skipped[name]))
+    return found, {name: reasons for name, reasons in skipped.items() if reasons}
 """
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fastnet_and_numpy_are_right(dtype):
     script(VERIFY_ALL + f"dtype = {dtype!r}" + """
+import importlib.util
 loaded, skipped = contenders.load(
     {"fastnet": contenders.Fastnet, "NumPy": contenders.NumPy}, dtype)
 assert skipped == {}
-assert verified(loaded, dtype) == {
-    "fastnet step", "fastnet fit", "fastnet frozen", "fastnet predict", "fastnet layers",
-    "NumPy", "NumPy in place", "NumPy samples last"}
+fastnet = {"fastnet step", "fastnet fit", "fastnet layers"}
+numpy = {"NumPy", "NumPy in place", "NumPy samples last"}
+assert verified(loaded, dtype) == {*fastnet, *numpy, "fastnet frozen", "fastnet predict"}
+found, skipped = verified_variants(loaded, dtype)
+if importlib.util.find_spec("scipy"):
+    assert not skipped
+else:
+    assert found.pop("gelu") == fastnet
+    assert skipped == {"gelu": {"NumPy": "GELU needs SciPy's erf"}}
+assert all(ways == fastnet | numpy for ways in found.values()), found
 """)
 
 
@@ -289,6 +426,54 @@ def test_what_is_installed_is_right(name, module, ways):
 loaded, skipped = contenders.load({name: contenders.PEERS[name]}, "float64")
 assert not skipped, skipped
 assert verified(loaded, "float64") == ways
+if name != "onnxruntime":
+    found, skipped = verified_variants(loaded, "float64")
+    unable = {"gelu", "dropout_layernorm"} if name == "scikit-learn" else set()
+    assert skipped == {variant: {name: "has no such layers"} for variant in unable}
+    assert all(trainers == (set() if variant in unable else ways)
+               for variant, trainers in found.items()), found
+""")
+
+
+@pytest.mark.parametrize("name, module", [
+    ("fastnet", "fastnet"), ("NumPy", "numpy"), ("PyTorch", "torch"), ("JAX", "jax")])
+def test_dropout_is_what_it_should_be(name, module):
+    """A tenth is dropped, others in each step; what is kept grows; backward drops the same.
+
+    With a batch of 1 a row of the last weights changes by lr times what is kept of its input times
+    the softmax's gradient, which the loss tells.
+    """
+    if not importlib.util.find_spec(module):
+        pytest.skip(f"{module} is not installed")
+    script(TASK + f"name = {name!r}" + """
+variant = contenders.VARIANTS["dropout_layernorm"]
+task = networks.make_task(networks.Network((4, 4000, 2), 1), "float64", variant)
+task.weights[2] /= 100
+task.weights[3][...] = 0.1                      # all units are active
+known = {"fastnet": contenders.Fastnet, **contenders.PEERS}
+trainers = known[name]("float64").training(task)
+assert len(trainers) == {"fastnet": 3, "NumPy": 3, "PyTorch": 1, "JAX": 2}[name]
+W, b, *affine = task.weights[:4]
+for who, trainer in trainers.items():
+    changes, before = [], task.weights
+    for x, y in zip(task.x[:2], task.y):
+        h, _ = contenders.textbook_hidden(x @ W + b, affine, task.without_dropout().variant, None)
+        batch = (x[None], y[None]) if trainer.many else (x, y)
+        loss = np.ravel(trainer.step(*trainer.prepare(*batch)))[0]
+        after = [np.array(w) for w in trainer.weights()]
+        changes.append([new - old for new, old in zip(after, before)])
+        before = after
+        if len(changes) == 1:
+            size = contenders.LR * (1 - np.exp(-loss))      # of the softmax's gradient, times lr
+            kept = changes[0][4][:, y[0]] / (size * h[0])
+    dropped = np.abs(kept) < 1e-6
+    assert np.allclose(kept[~dropped], 1 / 0.9, rtol=1e-6), (who, kept)
+    assert 0.075 < dropped.mean() < 0.125, who
+    down = task.weights[4][:, task.y[0, 0]] - task.weights[4][:, 1 - task.y[0, 0]]
+    assert np.allclose(changes[0][3], size * kept * down, rtol=1e-6, atol=1e-14), who   # shift
+    again = np.isclose(changes[1][4], contenders.MOMENTUM * changes[0][4], rtol=1e-6).all(axis=1)
+    assert 0.075 < again.mean() < 0.125, who
+    assert (again & dropped).mean() < 0.03, who
 """)
 
 
@@ -373,6 +558,7 @@ assert one == ((784, 1000, 10), 10000)
 
 def test_comparisons_of_made_up_samples():
     script("""
+from bench.contenders import VARIANTS
 from bench.networks import INFERENCE, MANY, ONE, compare
 
 name = "64-64-64-10@64"         # targets 2 and 2.05
@@ -397,6 +583,10 @@ assert compare(name, MANY, "float32", ways).fastnet == "fastnet fit"
 assert compare(name, MANY, "float32", ways).ratio == 2.0
 assert compare(name, ONE, "float32", ways).fastnet == "fastnet step"
 assert compare(name, ONE, "float32", ways).ratio == 3.0
+
+# A variant has no targets.
+found = compare(name, ONE, "float32", samples, VARIANTS["adam"])
+assert (found.ratio, found.target, found.met) == (2.25, None, None)
 
 # Nothing to compare with, or no target: no verdict.
 alone = compare(name, ONE, "float32", {"fastnet step": [1.0]})
@@ -460,6 +650,40 @@ def test_the_command_shows_all_it_found(smallest):
         assert float(row[6]) == pytest.approx(found["ratio"], rel=5e-3)     # three digits
     met = sum(found["met"] for found in (one, many, inference))
     assert f"\n{met} of 3 targets are met\n" in printed
+
+
+def test_the_command_runs_variants(tmp_path, smallest):
+    """In training only, without targets; the variant is recorded, as it is not for plain ones."""
+    json_file, plot = tmp_path / "a.json", tmp_path / "a.png"
+    drawn = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
+    done = python("-m", "bench", "networks", "--variant", "dropout_layernorm", "--quick", "--nets",
+                  "2-3-2@1", "--peers", "NumPy", "onnxruntime", "--rounds", "3", "--json",
+                  str(json_file), *drawn)
+    assert done.returncode == 0, done.stderr
+    if drawn:
+        assert plot.read_bytes().startswith(b"\x89PNG")
+    saved = json.loads(json_file.read_text())
+    described = "dropout_layernorm: layer norm, relu, dropout(0.1) in hidden layers; sgd"
+    assert saved["environment"]["variant"] == described
+    assert f"- variant: {described}\n" in done.stdout
+    assert "- onnxruntime: left out: does not train\n" in done.stdout
+    assert "- onnxruntime as" not in done.stdout
+    assert "without dropout" in saved["environment"]["verified"]
+    [result] = saved["results"]
+    assert [found["form"] for found in result["comparisons"]] == [
+        "one step per call", "many steps per call"]
+    for found in result["comparisons"]:
+        assert set(found["ratios"]) == {"NumPy", "NumPy in place", "NumPy samples last"}
+        assert (found["target"], found["met"]) == (None, None)
+    contenders, verdicts = tables(done.stdout)
+    assert contenders[0] == ["contender", "steps per call", "training step us", "/fastnet step",
+                             "/fastnet fit"]
+    assert [row[0] for row in contenders[1:]] == list(result["comparisons"][1]["times"])
+    assert [row[7:] for row in verdicts[1:]] == [["-", "-"]] * 2
+    assert "targets are met" not in done.stdout
+
+    printed, plain, _ = smallest
+    assert "variant" not in plain["environment"] and "variant" not in printed
 
 
 def test_what_is_missing_is_named():
@@ -539,6 +763,8 @@ def test_unknown_names_are_refused():
     assert "2-3-2@1, 10-50-3@1" in done.stderr
     done = python("-m", "bench", "networks", "--peers", "numpy")
     assert done.returncode == 2 and "invalid choice: 'numpy'" in done.stderr
+    done = python("-m", "bench", "networks", "--variant", "silu")
+    assert done.returncode == 2 and "invalid choice: 'silu'" in done.stderr
 
 
 def test_the_plot_shows_every_ratio():
