@@ -6,19 +6,20 @@
 # one 0, x is kept within bounds beyond which the result no longer changes.
 
 cdef enum:
-    ERFC_TERMS = 25         # for double; the first ERFC_SHORT are enough for float
+    ERFC_TERMS = 26         # for double; the first ERFC_SHORT are enough for float
     ERFC_SHORT = 12
 
 # Beyond it Phi(-x) is below the smallest normal number.
 cdef real PHI_LIMIT = 13.5 if sizeof(real) == sizeof(float) else 38.4
+# Up to here Phi(x) is 1 / 2, to the last bit, while y may be too small to be a number.
+cdef real TINY = 1e-30 if sizeof(real) == sizeof(float) else 1e-290
 # e^-2u does not overflow down to here, and beyond it f' is 0 but for 30 digits.
 cdef real TANH_LIMIT = 9.5 if sizeof(real) == sizeof(float) else 20.5
 
 # erfc(z) exp(z^2) (1 + 2 z) for z >= 0 is a smooth function of t = (z - 3) / (z + 3), from -1 to 1
 # (M. M. Shepherd and J. G. Laframboise, Math. Comp. 36, 1981). These are its coefficients in
-# Chebyshev polynomials of t.
-cdef real ERFC[ERFC_TERMS]
-ERFC[:] = [
+# Chebyshev polynomials of t; they fall so fast that powers of t serve as well, and are quicker.
+CHEBYSHEV = [
     1.1775625741965600463, 5.3539045396156767694e-3, -9.3775503422842090522e-2,
     5.4366525557443220495e-2, -1.8976596707845207386e-2, 4.4534260614627115695e-3,
     -6.3355317105531469398e-4, 1.7661719523171591851e-5, 1.2841532864056670734e-5,
@@ -27,7 +28,26 @@ ERFC[:] = [
     1.0361607445969489676e-10, 1.4757159766234730087e-12, -4.2773400643969108248e-12,
     -2.0792249285979899778e-13, 1.8134502003176962422e-13, 1.9734255745447388335e-14,
     -7.2879437375926731568e-15, -1.5169878690228115682e-15, 2.3514112258781403525e-16,
-    1.0006111691821667611e-16]
+    1.0006111691821667611e-16, 0.0]
+
+
+def powers(chebyshev):
+    """Return the coefficients of 1, t, t^2 ... of a sum of Chebyshev polynomials."""
+    before, last, total = [1.0], [0.0, 1.0], [0.0] * len(chebyshev)
+    for coefficient in chebyshev:       # T0 = 1,  T1 = t,  T(k+1) = 2 t T(k) - T(k-1)
+        for i, factor in enumerate(before):
+            total[i] += coefficient * factor
+        following = [0.0, *(2 * factor for factor in last)]
+        for i, factor in enumerate(before):
+            following[i] -= factor
+        before, last = last, following
+    return total
+
+
+cdef real ERFC[ERFC_TERMS]
+for place, factor in enumerate(
+        powers(CHEBYSHEV[:ERFC_SHORT] if sizeof(real) == sizeof(float) else CHEBYSHEV)):
+    ERFC[place] = <double>factor        # as it stands Cython would take a float of it
 
 
 cdef inline vec sigmoid(vec x) noexcept nogil:
@@ -43,15 +63,14 @@ cdef inline vec normal_density(vec x) noexcept nogil:
 cdef inline vec normal_share(vec x, vec density) noexcept nogil:
     """Phi(x) = erfc(-x / sqrt 2) / 2, of its exp(-x^2 / 2)."""
     cdef vec z = magnitude(x) * <real>0.70710678118654752440
-    cdef vec t = (z - broadcast(3)) / (z + broadcast(3))
-    cdef vec two_t = t + t, a = broadcast(0), b = broadcast(0), c
+    cdef vec t = (z - broadcast(3)) / (z + broadcast(3)), square = t * t, odd, even, c
     cdef int i
-    for i in range(ERFC_SHORT - 1 if sizeof(real) == sizeof(float) else ERFC_TERMS - 1, 0, -1):
-        # Clenshaw's sum of Chebyshev polynomials; b is known earlier than a.
-        c = two_t * a + (ERFC[i] - b)
-        b, a = a, c
-    c = (t * a + (ERFC[0] - b)) * density * <real>0.5
-    c = c / (z + z + broadcast(1))
+    cdef int last = ERFC_SHORT - 1 if sizeof(real) == sizeof(float) else ERFC_TERMS - 1
+    odd, even = broadcast(ERFC[last]), broadcast(ERFC[last - 1])
+    for i in range(last - 2, 0, -2):
+        odd = odd * square + ERFC[i]
+        even = even * square + ERFC[i - 1]
+    c = (odd * t + even) * density * <real>0.5 / (z + z + broadcast(1))
     return choose(<lanes>(x > 0.0), 1.0 - c, c)
 
 
@@ -92,10 +111,11 @@ cdef inline vec derivative(vec x, vec y, int kind, vec alpha) noexcept nogil:
         return y * (1.0 - y)
     if kind == TANH:
         return 1.0 - y * y
-    if kind == GELU:                # Phi(x) + x e^(-x^2 / 2) / sqrt(2 pi)
+    if kind == GELU:                # Phi(x) + x e^(-x^2 / 2) / sqrt(2 pi)  with  Phi(x) = y / x
         near = within(x, PHI_LIMIT)
-        s = normal_density(near)
-        return normal_share(near, s) + near * s * <real>0.39894228040143267794
+        s = choose(<lanes>(magnitude(x) > TINY), y / near, broadcast(0.5))
+        s = choose(<lanes>(x > PHI_LIMIT), broadcast(1), s)
+        return s + near * normal_density(near) * <real>0.39894228040143267794
     if kind == GELU_TANH:           # s + x s (1 - s) 2 u'  with  s = sigmoid(2 u), 1 - s = e^-2u s
         near = within(x, TANH_LIMIT)
         e = vec_exp(-twice_u(near))

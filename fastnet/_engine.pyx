@@ -260,7 +260,8 @@ cdef class Engine:
         `kind`, `n_in`, `n_out`; for dense and layer_norm `weight`, `bias` (where they begin, or
         -1) and `trains` (an array of one uint8); for scale `factor`; for activation `function`
         (its name) and `factor`; for layer_norm eps and for dropout p as `factor`; for dropout
-        `seen` (an array of two uint64: entries so far, and the seed). Every "remember" has its "add", and they nest.
+        `seen` (an array of two uint64: entries so far, and the seed). Every "remember" has its
+        "add", and they nest.
     parameters, gradients : ndarray
         Contiguous vectors of one size and dtype.
     flattens : bool
@@ -1016,8 +1017,8 @@ cdef class Engine:
                     b.weights = self.gather(weights, 1, self.weights_start, at, some)
                 elif weights != NULL:
                     b.weights = <const real *>(weights + first * self.itemsize)
-                outcome = self.step(&b, objective, keep_gradients, update, steps.at(step - 1), steps,
-                                    &value, &share, &correct if accuracy else NULL,
+                outcome = self.step(&b, objective, keep_gradients, update, steps.at(step - 1),
+                                    steps, &value, &share, &correct if accuracy else NULL,
                                     to + first * target_row if to != NULL else NULL)
                 if outcome != FINE:
                     break
