@@ -1003,6 +1003,38 @@ def count_correct(new: Arrays, n: int, n_classes: int) -> Case:
         exact=lambda scores, labels: [(np.sum(scores.argmax(axis=1) == labels), 1)])
 
 
+def count_same_side(new: Arrays, n: int, n_out: int) -> Case:
+    scores, target = new.normal(n, n_out), (new.normal(n, n_out) > 0).astype(new.dtype)
+    above, wanted = (np.empty((n, n_out), bool) for _ in range(2))
+
+    def with_numpy() -> int:
+        np.greater(scores, 0, out=above)
+        np.greater(target, 0.5, out=wanted)
+        np.equal(above, wanted, out=above)
+        return int(np.count_nonzero(above))
+
+    return Case(
+        inputs=(scores, target), outputs=(),
+        contenders={"fastnet": lambda: _ops.count_same_side(scores, target), "NumPy": with_numpy},
+        reference=reference.count_same_side,
+        exact=lambda scores, target: [(np.sum((scores > 0) == (target > 0.5)), 1)])
+
+
+def r2_score(new: Arrays, n: int, n_out: int) -> Case:
+    y, target = new.normal(n, n_out), new.normal(n, n_out)
+
+    def formula(y: np.ndarray, target: np.ndarray) -> Any:
+        residual = np.sum((target - y) ** 2, axis=0, dtype=np.float64)
+        spread = np.sum((target - target.mean(axis=0)) ** 2, axis=0, dtype=np.float64)
+        return np.mean(1 - residual / spread)
+
+    return Case(
+        inputs=(y, target), outputs=(),
+        contenders={"fastnet": lambda: _ops.r2_score(y, target),
+                    "NumPy": lambda: float(formula(y, target))},
+        reference=reference.r2_score, exact=lambda y, target: [(formula(y, target), 4)])
+
+
 # ---- Updates -----------------------------------------------------------------------------------
 
 LR, MOMENTUM = 0.01, 0.9
@@ -1165,7 +1197,8 @@ UPDATES = [sgd_update, sgd_update_momentum, sgd_update_nesterov]
 MORE_HIDDEN = [*(make for kind in ACTIVATIONS for make in activation(kind)),
                layer_norm_forward, layer_norm_backward, dropout]
 MORE_LAST = [log_softmax_forward, log_softmax_backward, target_rows, negative_log_likelihood,
-             binary_cross_entropy, huber, poisson, scale_rows, sum_of_weights]
+             binary_cross_entropy, huber, poisson, scale_rows, sum_of_weights, count_same_side,
+             r2_score]
 MORE_UPDATES = [adam_update, rmsprop_update, sum_of_squares]
 
 
