@@ -17,6 +17,8 @@ class Objective:
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         delta: float = 1.0,
+        penalty: float = 0.0,
+        by_rows: bool = False,
     ) -> None: ...
 
 class Steps:

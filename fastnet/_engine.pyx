@@ -127,11 +127,13 @@ cdef class Objective:
     penalty : float
         Half of this times the sum of all weights' squares is added to the sum of a batch's losses,
         for what is reported; the optimizer's decay makes it count.
+    by_rows : bool
+        What is reported for several batches counts each by its rows, not by its weights.
     """
 
     cdef Loss loss
     cdef int of_entries             # which of ENTRY_LOSSES
-    cdef bint mean, takes_rows
+    cdef bint mean, takes_rows, by_rows
     cdef double smoothing, delta, penalty
     cdef Py_ssize_t ignored
     cdef cnp.ndarray class_weights, positive
@@ -140,11 +142,11 @@ cdef class Objective:
 
     def __init__(self, str kind, dtype, bint mean=True, cnp.ndarray class_weight=None,
                  cnp.ndarray pos_weight=None, ignore_index=None, double label_smoothing=0.0,
-                 double delta=1.0, double penalty=0.0):
+                 double delta=1.0, double penalty=0.0, bint by_rows=False):
         self.loss = LOSSES.get(kind, ENTRIES)
         self.of_entries = ENTRY_LOSSES[kind] if self.loss == ENTRIES else 0
         self.mean, self.smoothing, self.delta = mean, label_smoothing, delta
-        self.penalty = penalty
+        self.penalty, self.by_rows = penalty, by_rows
         self.ignored = PY_SSIZE_T_MIN if ignore_index is None else ignore_index
         self.takes_rows = (kind == "negative_log_likelihood" or class_weight is not None
                            or ignore_index is not None or label_smoothing != 0)
@@ -1022,8 +1024,8 @@ cdef class Engine:
                                     to + first * target_row if to != NULL else NULL)
                 if outcome != FINE:
                     break
-                total += value * share
-                shares += share if objective.mean else some
+                total += value * (some if objective.by_rows else share)
+                shares += share if objective.mean and not objective.by_rows else some
                 first += some
                 work += per_step
                 if work > WORK_BETWEEN_SIGNALS and first < n:

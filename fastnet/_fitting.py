@@ -202,7 +202,8 @@ class Fitting:
     epoch, epochs : int
         How many are done, and how many are to be.
     orders : numpy.random.Generator or None
-        Source of the order of the samples; None: as they stand.
+        Source of the order of the samples, by `permutation(n)`, or something that has that and a
+        `bit_generator` with a `state`; None: as they stand.
     history : History
     callbacks : list of Callback
         Checkpoints come last, as they write what the others have come to.
@@ -210,7 +211,7 @@ class Fitting:
 
     def __init__(
         self, network: Any, trainer: Any, source: Samples | Batches, validation: Samples | None, *,
-        rows: int, epochs: int, epoch: int, orders: np.random.Generator | None,
+        rows: int, epochs: int, epoch: int, orders: Any,
         parts: int, callbacks: Sequence[Callback],
     ) -> None:
         self.network, self.trainer = network, trainer

@@ -43,22 +43,22 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 CLASS_LOSSES = (SoftmaxCrossEntropy, CrossEntropy, NegativeLogLikelihood)
 
 
-def _objective(loss: Loss, dtype: np.dtype) -> _engine.Objective:
-    """Return a built-in loss as the engine takes it."""
+def objective_of(loss: Loss, dtype: np.dtype, **more: Any) -> _engine.Objective:
+    """Return a built-in loss as the engine takes it; `more`: of `Objective`."""
     def floats(value: Any, name: str) -> np.ndarray | None:
         return None if value is None else _ops.as_floats(value, name, dtype)
 
     if isinstance(loss, EntryLoss):
         return _engine.Objective(
             loss.kind, dtype, loss.reduction == "mean", delta=loss.delta,
-            pos_weight=floats(loss.pos_weight, "pos_weight"))
+            pos_weight=floats(loss.pos_weight, "pos_weight"), **more)
     if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)):
         kind = ("softmax_cross_entropy" if isinstance(loss, SoftmaxCrossEntropy)
                 else "negative_log_likelihood")
         return _engine.Objective(
             kind, dtype, loss.reduction == "mean", floats(loss.weight, "weight"),
-            ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing)
-    return _engine.Objective("cross_entropy", dtype)
+            ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing, **more)
+    return _engine.Objective("cross_entropy", dtype, **more)
 
 
 def foreign(value: Any, dtype: np.dtype) -> bool:
@@ -137,8 +137,10 @@ class Trainer:
         self.metrics = self._named()
         self._keeps_gradients = bool(keep_gradients)
         built_in = type(loss) in LOSSES.values()
-        self._objective = _objective(loss, self._dtype) if built_in else None
-        self._native = built_in and type(optimizer) in (SGD, Adam, AdamW, RMSprop)
+        self._objective = objective_of(loss, self._dtype) if built_in else None
+        kind = type(optimizer)              # one of ours, or a variant with other numbers
+        self._native = built_in and kind.step is Optimizer.step and kind._apply in (
+            SGD._apply, Adam._apply, RMSprop._apply)
         self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
         self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
         self.stepping = False

@@ -25,7 +25,7 @@ FLOORS = [
     {"_fitting"},
     {"_trainer"},
     {"network"},
-    {"__init__"},
+    {"__init__", "sklearn"},
     {"_data"},
     {"_model"},
     {"_training"},

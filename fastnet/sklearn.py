@@ -1,0 +1,820 @@
+"""scikit-learn's multi-layer perceptrons, trained by fastnet.
+
+`MLPClassifier` and `MLPRegressor` are subclasses of scikit-learn's, with its parameters, defaults
+and attributes, its checks and its messages. Only what takes the time is replaced: the words become
+a `Sequential`, `network_`, which the engine trains. Equal random states give equal starting weights
+and orders of samples, so that results are scikit-learn's but for rounding. Needs the extra
+`[sklearn]`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+from scipy.special import xlogy
+from sklearn import neural_network as theirs
+from sklearn.base import _fit_context, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
+from sklearn.utils import check_consistent_length, check_random_state, compute_sample_weight
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.optimize import _check_optimize_result
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastnet import activations
+from fastnet._fitting import Fitting, Portion, Samples, Tally
+from fastnet._ops import activation_forward, adam_rates, exp_forward, softmax_forward
+from fastnet._trainer import Trainer, objective_of
+from fastnet.callbacks import Callback
+from fastnet.initializers import Zeros
+from fastnet.layers import Dense, Dropout, LayerNorm
+from fastnet.losses import BinaryCrossEntropy, Loss, MeanSquaredError, Poisson, SoftmaxCrossEntropy
+from fastnet.network import Predictor, Sequential
+from fastnet.optimizers import SGD, Adam
+
+__all__ = ["MLPClassifier", "MLPRegressor"]
+
+NOT_FINITE = ("Solver produced non-finite parameter weights. The input data may contain large "
+              "values and need to be preprocessed.")
+KEPT_LOSSES = 1000      # of the latest calls of partial_fit, so that memory does not grow
+ACTIVATIONS = {"logistic": "sigmoid"}           # their word and ours
+THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
+
+
+# ---- Conventions -------------------------------------------------------------------------------
+#
+# Their gradients are sums over outputs and means over samples; those of our losses are means over
+# entries. `factor` is theirs over ours, and goes into the optimizers' numbers. Their decay, alpha
+# over the samples of a batch, is a number of each step.
+
+class _SGD(SGD):
+    """Their momentum: the learning rate inside the velocity, so that it counts for what it was."""
+
+    def __init__(self, lr: float, momentum: float, nesterov: bool, factor: float,
+                 **options: Any) -> None:
+        super().__init__(lr, decay_vectors=False, **options)
+        self._momentum = float(momentum)        # 1 is allowed here
+        self._nesterov = bool(nesterov and momentum)
+        self.factor = factor
+        self.decays = np.zeros(1)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, as theirs call it."""
+        return float(self._lr)
+
+    @property
+    def constant(self) -> bool:
+        """See `Optimizer.constant`: decay is not."""
+        return False
+
+    def rates(self, steps: int) -> np.ndarray:
+        """See `Optimizer.rates`."""
+        rates = np.ones((steps, 4))
+        if not self._momentum:
+            rates[:, 0] = self._lr * self.factor
+        rates[:, 3] = self.decays / self.factor
+        return rates
+
+    def numbers(self) -> dict[str, float]:
+        """See `Optimizer.numbers`."""
+        if not self._momentum:
+            return {}
+        gain = self._lr * self.factor
+        if self._nesterov:
+            return {"momentum": self._momentum, "gain": gain, "look": self._momentum,
+                    "direct": gain}
+        return {"momentum": self._momentum, "gain": gain}
+
+
+class _Adam(Adam):
+    """Their Adam: epsilon stands beside the root of the mean that is not corrected yet."""
+
+    def __init__(self, lr: float, betas: tuple[float, float], eps: float, own_decay: float,
+                 factor: float, **options: Any) -> None:
+        super().__init__(lr, betas, eps, decay_vectors=False, **options)
+        self._weight_decay_itself = own_decay
+        self.factor = factor
+        self.decays = np.zeros(1)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, as theirs call it."""
+        return float(self._lr)
+
+    @property
+    def _own_decay(self) -> float:
+        return self._weight_decay_itself
+
+    def rates(self, steps: int) -> np.ndarray:
+        """See `Optimizer.rates`."""
+        rates: np.ndarray = adam_rates(
+            [self._lr], self.steps, steps, self._beta1, self._beta2, self._own_decay, 0.0)
+        rates[:, 0] /= rates[:, 1]
+        rates[:, 1] = 1
+        rates[:, 3] = self.decays / self.factor
+        return rates
+
+    def numbers(self) -> dict[str, float]:
+        """See `Optimizer.numbers`."""
+        return super().numbers() | {"eps": self._eps / self.factor}
+
+
+class _Trainer(Trainer):
+    """Steps with their decay and their way to report; a divergence ends in losses of NaN.
+
+    Parameters
+    ----------
+    alpha : float
+        Their L2 penalty.
+    penalty : float
+        What it is for the engine's objective.
+    """
+
+    def __init__(
+        self, network: Sequential, optimizer: _SGD | _Adam, loss: Loss, alpha: float,
+        penalty: float,
+    ) -> None:
+        super().__init__(network, optimizer, loss, (), False)
+        self._objective = objective_of(loss, network.dtype, penalty=penalty, by_rows=True)
+        self.alpha, self.diverged = alpha, False
+
+    def train_on(
+        self, portion: Portion, batch_size: int, place: str, number: int, tally: Tally,
+        update: bool,
+    ) -> float:
+        """As of `Trainer`."""
+        if self.diverged:
+            tally.add(np.nan, 1, 0, 0)
+            return np.nan
+        n = len(portion.x) if portion.order is None else len(portion.order)
+        starts = np.arange(0, n, batch_size)
+        if portion.weights is None:
+            sizes = np.full(len(starts), float(batch_size))
+            sizes[-1] = n - starts[-1]
+        else:
+            weights = portion.weights if portion.order is None else portion.weights[portion.order]
+            sizes = np.add.reduceat(weights, starts, dtype=np.float64)
+        self.optimizer.decays = self.alpha / sizes      # type: ignore[attr-defined]
+        try:
+            return super().train_on(portion, batch_size, place, number, tally, update)
+        except FloatingPointError:
+            self.diverged = True
+            tally.add(np.nan, 1, 0, 0)
+            return np.nan
+
+    def gradients(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> float:
+        """Leave gradients of the sum of losses on the layers, and return the mean, with penalty."""
+        assert self._engine is not None and self._objective is not None
+        _, _, value, *_ = self._engine.train(
+            X, target, weights, self._objective, len(X), None, False, False, self._steps_of(1),
+            False)
+        self._engine.forget_pending()
+        return value
+
+    def measure(self, samples: Samples) -> Tally:
+        """As of `Trainer`."""
+        try:
+            return super().measure(samples)
+        except FloatingPointError:
+            tally = self.tally()
+            tally.add(np.nan, 1, 0, 0)
+            return tally
+
+
+class _Orders:
+    """Their orders of samples: each epoch shuffles the order of the epoch before."""
+
+    def __init__(self, random_state: np.random.RandomState, n: int) -> None:
+        self._source, self._order = random_state, np.arange(n)
+
+    def permutation(self, n: int) -> np.ndarray:
+        indices = np.arange(n)
+        self._source.shuffle(indices)
+        self._order = self._order[indices]
+        return self._order
+
+    @property
+    def bit_generator(self) -> _Orders:
+        """What checkpoints keep: it has a `state`."""
+        return self
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where the orders stand."""
+        state: Any = self._source.get_state(legacy=False)
+        return {"bit_generator": state["bit_generator"], "source": state, "order": self._order}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._source.set_state(state["source"])
+        self._order = np.asarray(state["order"])
+
+
+class _Convergence(Callback):
+    """What they do at the end of an epoch: keep books, and stop where nothing gets better."""
+
+    def __init__(self, estimator: Any, n: int, validation: Any, constant: float,
+                 grows: bool) -> None:
+        self.estimator, self.n, self.validation = estimator, n, validation
+        self.constant, self.grows = constant, grows
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the loss, or the validation score."""
+        assert logs is not None
+        own = self.estimator
+        own.n_iter_ += 1
+        own.loss_ = logs["loss"] * own._report + self.constant
+        own.t_ += self.n
+        own.loss_curve_.append(own.loss_)
+        if not self.grows:
+            del own.loss_curve_[:-KEPT_LOSSES]
+        if "val_loss" in logs:
+            own.validation_loss_curve_.append(logs["val_loss"] * own._report)
+        if own.verbose:
+            print(f"Iteration {own.n_iter_}, loss = {own.loss_:.8f}")
+        self._count()
+        optimizer = own._optimizer
+        if own.solver == "sgd" and own.learning_rate == "invscaling":
+            optimizer.lr = float(own.learning_rate_init) / (own.t_ + 1) ** own.power_t
+        if own._no_improvement_count > own.n_iter_no_change:
+            self._stop(optimizer)
+
+    def _count(self) -> None:
+        """Count the epochs in a row that were not better by tol, as they do."""
+        own = self.estimator
+        before = getattr(own, "best_validation_score_", None)
+        own._update_no_improvement_count(own.early_stopping, *(self.validation or (None,) * 3))
+        if self.validation is not None and own.best_validation_score_ != before:
+            own._best = [value.copy() for _, value, _ in own.network_.parameters()]
+
+    def _stop(self, optimizer: Any) -> None:
+        """Stop, or where the learning rate is adaptive divide it by 5."""
+        own = self.estimator
+        what = "Training loss" if self.validation is None else "Validation score"
+        message = (f"{what} did not improve more than tol={own.tol:f} for {own.n_iter_no_change} "
+                   "consecutive epochs.")
+        adaptive = own.solver == "sgd" and own.learning_rate == "adaptive"
+        if adaptive and optimizer.lr > 1e-6:
+            optimizer.lr = optimizer.lr / 5
+            own._no_improvement_count = 0
+            message += f" Setting learning rate to {optimizer.lr:f}"
+        else:
+            self.model.stop_training = True
+            message += " Learning rate too small. Stopping." if adaptive else " Stopping."
+        if own.verbose:
+            print(message)
+
+
+# ---- The estimators ----------------------------------------------------------------------------
+
+EXTRA: dict[str, list[Any]] = {
+    "activation": [StrOptions({*THEIR_ACTIVATIONS, *activations.NAMES}), list, tuple],
+    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "layer_norm": ["boolean"],
+    "callbacks": [list, tuple, None],
+    "dtype": [StrOptions({"float32", "float64"}), np.dtype, type, None],
+}
+
+
+class _MLP(BaseMultilayerPerceptron):
+    """What both estimators put in place of theirs."""
+
+    label_smoothing = 0.0
+    class_weight: Any = None
+    _random_state: np.random.RandomState
+
+    # ---- From words to a network ---------------------------------------------------------------
+
+    def _activations(self, n_hidden: int) -> list[str]:
+        """Return the name of each hidden layer's activation."""
+        names = self.activation
+        names = [names] * n_hidden if isinstance(names, str) else list(names)
+        if len(names) != n_hidden:
+            raise ValueError(f"activation must have one name for each of {n_hidden} hidden layers, "
+                             f"got {names!r}")
+        for name in names:
+            if not isinstance(name, str) or ACTIVATIONS.get(name, name) not in activations.NAMES:
+                raise ValueError(f"activation must hold names, among them 'logistic', 'gelu' and "
+                                 f"'silu', got {name!r}")
+        return names
+
+    def _build(self, coefs: Sequence[Any], intercepts: Sequence[Any], dtype: np.dtype) -> None:
+        """Make the network with these weights, which are its own from now on."""
+        layers: list[Any] = []
+        self._dense = []
+        names = self._activations(len(coefs) - 1)
+        for index, (weight, bias) in enumerate(zip(coefs, intercepts, strict=True)):
+            dense = Dense(*weight.shape, weight_init=Zeros(), dtype=dtype)
+            dense.weight, dense.bias = weight, bias
+            layers.append(dense)
+            self._dense.append(dense)
+            if index == len(coefs) - 1:
+                break
+            if self.layer_norm:
+                layers.append(LayerNorm(weight.shape[1], dtype=dtype))
+            layers.append(activations.get(ACTIVATIONS.get(names[index], names[index])))
+            if self.dropout:
+                layers.append(Dropout(self.dropout, rng=int(self._random_state.randint(2**31))))
+        self.network_ = Sequential(layers)
+        self.coefs_ = [dense.weight for dense in self._dense]
+        self.intercepts_ = [dense.bias for dense in self._dense]
+
+    def _synchronise(self) -> None:
+        """Take weights over that somebody put into `coefs_` and `intercepts_`."""
+        dense = vars(self).get("_dense")
+        if dense is None:                       # set by hand, and never fitted
+            dtype = np.dtype(np.float32 if all(
+                np.asarray(coef).dtype == np.float32 for coef in self.coefs_) else np.float64)
+            self._random_state = check_random_state(self.random_state)
+            self._build([np.asarray(coef, dtype) for coef in self.coefs_],
+                        [np.asarray(bias, dtype) for bias in self.intercepts_], dtype)
+            return
+        for own, given, name in ((self.coefs_, [d.weight for d in dense], "weight"),
+                                 (self.intercepts_, [d.bias for d in dense], "bias")):
+            for index, (now, before) in enumerate(zip(own, given, strict=True)):
+                if now is not before:
+                    setattr(dense[index], name, now)
+                    own[index] = before
+
+    def _loss_of_training(self) -> Loss:
+        if self.out_activation_ == "softmax":
+            return SoftmaxCrossEntropy(label_smoothing=self.label_smoothing)
+        if self.out_activation_ == "logistic":
+            return BinaryCrossEntropy()
+        return Poisson() if self.out_activation_ == "exp" else MeanSquaredError()
+
+    def _scales(self) -> tuple[float, float, float]:
+        """Return their gradient over ours, their loss over ours, and their penalty in ours."""
+        k = self.n_outputs_
+        return {"softmax": (1.0, 1.0, 1.0), "logistic": (k, k, 1.0), "exp": (k, k, 1.0),
+                "identity": (k / 2, 0.5, 2.0 * k)}[self.out_activation_]
+
+    def _make_optimizer(self, factor: float) -> _SGD | _Adam:
+        clip = None if self.clip_norm is None else self.clip_norm / factor
+        if self.solver == "sgd":
+            if self.weight_decay:
+                raise ValueError("weight_decay needs solver='adam', which becomes AdamW with it")
+            return _SGD(self.learning_rate_init, self.momentum, self.nesterovs_momentum, factor,
+                        clip_norm=clip)
+        return _Adam(self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon,
+                     self.weight_decay, factor, clip_norm=clip)
+
+    # ---- Fitting -------------------------------------------------------------------------------
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False,
+        validation: tuple[Any, Any] | None = None,
+    ) -> Any:
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if np.any(np.array(sizes) <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        first = not hasattr(self, "coefs_") or not self.warm_start and not incremental
+        labels = y
+        X, y = self._validate_input(X, y, incremental, reset=first)
+        y = y.reshape(len(y), -1)
+        self._random_state = check_random_state(self.random_state)
+        if first:
+            dtype = np.dtype(X.dtype if self.dtype is None else self.dtype)
+            if dtype not in ("float32", "float64"):
+                raise ValueError(f"dtype must be float32, float64 or None, got {self.dtype!r}")
+            self._initialize(y, [X.shape[1], *sizes, y.shape[1]], dtype)
+            self._build(self.coefs_, self.intercepts_, dtype)
+            if hasattr(self, "_optimizer"):
+                del self._optimizer
+        else:
+            self._synchronise()
+        self._best = [value.copy() for _, value, _ in self.network_.parameters()]
+        self.n_outputs_ = y.shape[1]
+        X = self._as_taken(X)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        if self.class_weight is not None:
+            by_class = compute_sample_weight(self.class_weight, labels)
+            weights = np.asarray(by_class if weights is None else by_class * weights, X.dtype)
+        if self.solver == "lbfgs":
+            self._fit_lbfgs(X, self._target(y), weights)
+        else:
+            self._fit_stochastic(X, y, weights, incremental, validation)
+        if not all(np.isfinite(value).all() for _, value, _ in self.network_.parameters()):
+            raise ValueError(NOT_FINITE)
+        return self
+
+    def _as_taken(self, X: Any) -> np.ndarray:
+        """Return samples as the network takes them; sparse ones become dense."""
+        X = X.toarray() if hasattr(X, "toarray") else X
+        return np.ascontiguousarray(X, self.network_.dtype)
+
+    def _target(self, y: np.ndarray) -> np.ndarray:
+        """Return labels of several classes as indices, and anything else as rows."""
+        if self.out_activation_ == "softmax":
+            labels: np.ndarray = y.argmax(axis=1)
+            return labels
+        rows = np.ascontiguousarray(y, self.network_.dtype)
+        smoothing = self.label_smoothing
+        if not smoothing:
+            return rows
+        return (rows * (1 - smoothing) + smoothing / 2).astype(rows.dtype)
+
+    def _fit_stochastic(
+        self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, incremental: bool,
+        validation: tuple[Any, Any] | None,
+    ) -> None:
+        factor, self._report, penalty = self._scales()
+        if not incremental or not hasattr(self, "_optimizer"):
+            self._optimizer = self._make_optimizer(factor)
+        held_out = None
+        if self.early_stopping:
+            X, y, weights, held_out = self._hold_out(X, y, weights)
+        samples = self._samples(validation, held_out)
+        target, n = self._target(y), len(X)
+        if self.batch_size == "auto":
+            batch_size = min(200, n)
+        else:
+            if self.batch_size > n:
+                warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is "
+                              "going to be clipped", stacklevel=4)
+            batch_size = min(self.batch_size, n)
+        loss = self._loss_of_training()
+        trainer = _Trainer(self.network_, self._optimizer, loss, self.alpha, penalty * self.alpha)
+        self.network_._trainer = trainer
+        self.n_iter_ = 0
+        self.validation_loss_curve_: list[float] = []
+        fitting = Fitting(
+            self.network_, trainer, Samples(X, target, weights), samples, rows=batch_size,
+            epochs=1 if incremental else self.max_iter, epoch=0,
+            orders=_Orders(self._random_state, n) if self.shuffle else None, parts=1,
+            callbacks=[_Convergence(self, n, held_out, self._constant(target, weights),
+                                    not incremental), *(self.callbacks or ())])
+        self.network_._current_fit, self.network_.stop_training = fitting, False
+        try:
+            self.history_ = fitting.run()
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        finally:
+            self.network_._current_fit = None
+        if not incremental and self.n_iter_ == self.max_iter and not self.network_.stop_training:
+            warnings.warn(f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and "
+                          "the optimization hasn't converged yet.", ConvergenceWarning,
+                          stacklevel=4)
+        if trainer.diverged and not self.early_stopping:
+            raise ValueError(NOT_FINITE)
+        if self.early_stopping:
+            for (_, value, _), best in zip(self.network_.parameters(), self._best, strict=True):
+                value[...] = best
+
+    def _hold_out(
+        self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[Any, ...]:
+        """Return samples, targets and weights to train on, and those to take scores on."""
+        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None      # so theirs
+        found = train_test_split(
+            *([X, y] if weights is None else [X, y, weights]), random_state=self._random_state,
+            test_size=self.validation_fraction, stratify=stratify)
+        X_train, X_val, y_train, y_val, *rest = found
+        weights_train, weights_val = rest or (None, None)
+        if len(X_val) < 2:
+            raise ValueError("The validation set is too small. Increase 'validation_fraction' or "
+                             "the size of your dataset.")
+        if is_classifier(self):
+            y_val = self._label_binarizer.inverse_transform(y_val)
+        return X_train, y_train, weights_train, (X_val, y_val, weights_val)
+
+    def _samples(self, given: tuple[Any, Any] | None, held_out: Any) -> Samples | None:
+        """Return what the validation loss is measured on: what the caller gave, or was held out."""
+        if given is None and held_out is None:
+            return None
+        X, y = held_out[:2] if given is None else given
+        if given is not None:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            check_consistent_length(X, y)
+        y = np.asarray(y)
+        if is_classifier(self):
+            y = self._label_binarizer.transform(y)
+        return Samples(self._as_taken(X), self._target(y.reshape(len(y), -1)), None)
+
+    def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
+        """Minimise the loss of all samples at once, by SciPy."""
+        if self.dropout:
+            raise ValueError("dropout needs solver='sgd' or 'adam': lbfgs wants the same loss for "
+                             "the same weights")
+        factor, report, penalty = self._scales()
+        samples = len(X) if weights is None else float(weights.sum(dtype=np.float64))
+        trainer = _Trainer(self.network_, _SGD(0.0, 0.0, False, factor), self._loss_of_training(),
+                           self.alpha, penalty * self.alpha)
+        constant = self._constant(target, weights)
+        layers = [layer for layer in self.network_.layers if layer not in self._dense]
+        arrays = [(d.weight, d.weight_grad, True) for d in self._dense]
+        arrays += [(d.bias, d.bias_grad, False) for d in self._dense]
+        arrays += [(value, gradient, False) for layer in layers
+                   for _, value, gradient in layer.parameters()]
+        ends = np.cumsum([value.size for value, _, _ in arrays])
+        entries = samples if self.out_activation_ == "softmax" else samples * self.n_outputs_
+
+        def loss_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            for (value, _, _), some in zip(arrays, np.split(theta, ends[:-1]), strict=True):
+                value[...] = some.reshape(value.shape)
+            loss = trainer.gradients(X, target, weights)
+            gradient = [
+                factor / entries * of_sum.ravel().astype(np.float64)
+                + (self.alpha / samples * value.ravel() if decays else 0.0)
+                for value, of_sum, decays in arrays]
+            return loss * report + constant, np.concatenate(gradient)
+
+        found = scipy.optimize.minimize(
+            loss_and_gradient,
+            np.concatenate([value.ravel() for value, _, _ in arrays]).astype(np.float64),
+            method="L-BFGS-B", jac=True,
+            options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol})
+        self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
+        self.loss_ = found.fun
+        for (value, _, _), some in zip(arrays, np.split(found.x, ends[:-1]), strict=True):
+            value[...] = some.reshape(value.shape)
+
+    def _constant(self, target: np.ndarray, weights: np.ndarray | None) -> float:
+        """Return what their Poisson loss, a deviance, adds: it is 0 for exact predictions."""
+        if self.out_activation_ != "exp":
+            return 0.0
+        return float(np.average(xlogy(target, target) - target, weights=weights, axis=0).sum())
+
+    # ---- Predicting ----------------------------------------------------------------------------
+
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
+        """Return what the output activation makes of the scores, for all that predicts."""
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        self._synchronise()
+        return _outputs(self.out_activation_, self.network_.predict(self._as_taken(X)))
+
+    def _score_with_function(
+        self, X: Any, y: Any, sample_weight: Any, score_function: Any
+    ) -> float:
+        if getattr(self.network_._trainer, "diverged", False):
+            return float("nan")
+        return float(super()._score_with_function(X, y, sample_weight, score_function))
+
+    def frozen(self) -> _Frozen:
+        """Return an immutable copy for fast predictions of plain arrays.
+
+        Its `predict` and `predict_proba` leave scikit-learn's validation out: an array of another
+        shape is refused, but names of columns and NaN are not looked at.
+        """
+        check_is_fitted(self)
+        self._synchronise()
+        return _Frozen(self)
+
+
+def _outputs(kind: str, scores: np.ndarray) -> np.ndarray:
+    """Return what an output activation makes of scores."""
+    if kind == "softmax":
+        return softmax_forward(scores)
+    if kind == "logistic":
+        return activation_forward(scores, "sigmoid")
+    found: np.ndarray = exp_forward(scores) if kind == "exp" else scores
+    return found
+
+
+class _Frozen:
+    """A fitted estimator for prediction alone; any number of threads may use one."""
+
+    def __init__(self, estimator: Any) -> None:
+        self._network: Predictor = estimator.network_.frozen()
+        self._kind: str = estimator.out_activation_
+        self._classes: np.ndarray | None = getattr(estimator, "classes_", None)
+        binarizer = getattr(estimator, "_label_binarizer", None)
+        self._multilabel = binarizer is not None and binarizer.y_type_.startswith("multilabel")
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the answers: as `predict` of the estimator."""
+        scores = self._network.predict(X)
+        if self._classes is None:
+            found = _outputs(self._kind, scores)
+            return found[:, 0] if found.shape[1] == 1 else found
+        if self._kind == "softmax":
+            answers: np.ndarray = self._classes[scores.argmax(axis=1)]
+            return answers
+        if self._multilabel:
+            return (scores > 0).astype(int)
+        last = len(self._classes) - 1           # 0, where there was but one class
+        answers = self._classes[np.minimum(scores[:, 0] > 0, last).astype(int)]
+        return answers
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return probabilities: as `predict_proba` of the classifier."""
+        if self._classes is None:
+            raise AttributeError("a regressor has no probabilities")
+        found = _outputs(self._kind, self._network.predict(X))
+        return np.hstack([1 - found, found]) if found.shape[1] == 1 else found
+
+
+class MLPClassifier(_MLP, theirs.MLPClassifier):
+    """scikit-learn's classifier (see `sklearn.neural_network.MLPClassifier`), trained by fastnet.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, \\
+    power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \\
+    nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \\
+    n_iter_no_change, max_fun
+        As there. `activation` takes fastnet's names too ("gelu", "silu", "elu", "leaky_relu" ...),
+        or a list with one for each hidden layer.
+    class_weight : dict, list of dicts or "balanced", optional
+        What samples count by their class, multiplied with `sample_weight`.
+    dropout : float
+        In [0, 1): share of each hidden layer's outputs that is dropped in training.
+    weight_decay : float
+        In [0, inf): decay beside the gradient (AdamW); needs solver "adam".
+    clip_norm : float, optional
+        Largest norm of all gradients; as of `fastnet.Adam`.
+    label_smoothing : float
+        In [0, 1): this share of each target is spread over all classes.
+    layer_norm : bool
+        A `LayerNorm` before each hidden activation.
+    callbacks : list of fastnet.callbacks.Callback, optional
+    dtype : {"float32", "float64"}, optional
+        To compute in; None: float32 where X is, else float64.
+
+    Attributes
+    ----------
+    classes_, loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, t_, \\
+    coefs_, intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, \\
+    out_activation_
+        As there. `loss_curve_` keeps the last 1000 calls of `partial_fit`.
+    validation_loss_curve_ : list of float
+        Loss of the validation data, `X_val` or what early stopping holds out, without penalty.
+    history_ : History
+        Of the last fit.
+    network_ : Sequential
+        The network; its scores go through `out_activation_`.
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **theirs.MLPClassifier._parameter_constraints, **EXTRA,
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    def __init__(
+        self, hidden_layer_sizes: Any = (100,), activation: Any = "relu", *, solver: str = "adam",
+        alpha: float = 0.0001, batch_size: Any = "auto", learning_rate: str = "constant",
+        learning_rate_init: float = 0.001, power_t: float = 0.5, max_iter: int = 200,
+        shuffle: bool = True, random_state: Any = None, tol: float = 1e-4, verbose: Any = False,
+        warm_start: bool = False, momentum: float = 0.9, nesterovs_momentum: bool = True,
+        early_stopping: bool = False, validation_fraction: float = 0.1, beta_1: float = 0.9,
+        beta_2: float = 0.999, epsilon: float = 1e-8, n_iter_no_change: Any = 10,
+        max_fun: int = 15000, class_weight: Any = None, dropout: float = 0.0,
+        weight_decay: float = 0.0, clip_norm: float | None = None, label_smoothing: float = 0.0,
+        layer_norm: bool = False, callbacks: Any = None, dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes, activation, solver=solver, alpha=alpha, batch_size=batch_size,
+            learning_rate=learning_rate, learning_rate_init=learning_rate_init, power_t=power_t,
+            max_iter=max_iter, shuffle=shuffle, random_state=random_state, tol=tol,
+            verbose=verbose, warm_start=warm_start, momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum, early_stopping=early_stopping,
+            validation_fraction=validation_fraction, beta_1=beta_1, beta_2=beta_2,
+            epsilon=epsilon, n_iter_no_change=n_iter_no_change, max_fun=max_fun)
+        self.class_weight, self.dropout, self.weight_decay = class_weight, dropout, weight_decay
+        self.clip_norm, self.label_smoothing = clip_norm, label_smoothing
+        self.layer_norm, self.callbacks, self.dtype = layer_norm, callbacks, dtype
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
+            y_val: Any = None) -> MLPClassifier:
+        """Train from the beginning, or with `warm_start` from where it is.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix (n, n_features)
+        y : array_like (n,) or (n, n_outputs)
+        sample_weight : array_like (n,), optional
+        X_val, y_val : array_like, optional
+            Validation data, for `validation_loss_curve_`; nothing is learnt from it.
+        """
+        self._fit(X, y, sample_weight, False, None if X_val is None else (X_val, y_val))
+        return self
+
+    @classmethod
+    def from_sklearn(cls, fitted: theirs.MLPClassifier) -> MLPClassifier:
+        """Return one of ours with the parameters and copies of the weights of one of theirs."""
+        own = _taken_over(cls(**_known(fitted)), fitted)
+        own._label_binarizer, own.classes_ = fitted._label_binarizer, fitted.classes_
+        found: MLPClassifier = own
+        return found
+
+    def to_sklearn(self) -> theirs.MLPClassifier:
+        """Return one of theirs with the same weights; ValueError where theirs cannot have them."""
+        given = _given_back(self, theirs.MLPClassifier)
+        given._label_binarizer, given.classes_ = self._label_binarizer, self.classes_
+        return given
+
+
+class MLPRegressor(_MLP, theirs.MLPRegressor):
+    """scikit-learn's regressor (see `sklearn.neural_network.MLPRegressor`), trained by fastnet.
+
+    Parameters
+    ----------
+    loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, \\
+    learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, \\
+    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \\
+    n_iter_no_change, max_fun
+        As there.
+    dropout, weight_decay, clip_norm, layer_norm, callbacks, dtype
+        As of `MLPClassifier`, and so are more activations.
+
+    Attributes
+    ----------
+    As of `MLPClassifier`, but for `classes_`.
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **theirs.MLPRegressor._parameter_constraints, **EXTRA}
+
+    def __init__(
+        self, loss: str = "squared_error", hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu", *, solver: str = "adam",
+        alpha: float = 0.0001, batch_size: Any = "auto", learning_rate: str = "constant",
+        learning_rate_init: float = 0.001, power_t: float = 0.5, max_iter: int = 200,
+        shuffle: bool = True, random_state: Any = None, tol: float = 1e-4, verbose: Any = False,
+        warm_start: bool = False, momentum: float = 0.9, nesterovs_momentum: bool = True,
+        early_stopping: bool = False, validation_fraction: float = 0.1, beta_1: float = 0.9,
+        beta_2: float = 0.999, epsilon: float = 1e-8, n_iter_no_change: Any = 10,
+        max_fun: int = 15000, dropout: float = 0.0, weight_decay: float = 0.0,
+        clip_norm: float | None = None, layer_norm: bool = False, callbacks: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            loss, hidden_layer_sizes, activation, solver=solver, alpha=alpha, batch_size=batch_size,
+            learning_rate=learning_rate, learning_rate_init=learning_rate_init, power_t=power_t,
+            max_iter=max_iter, shuffle=shuffle, random_state=random_state, tol=tol,
+            verbose=verbose, warm_start=warm_start, momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum, early_stopping=early_stopping,
+            validation_fraction=validation_fraction, beta_1=beta_1, beta_2=beta_2,
+            epsilon=epsilon, n_iter_no_change=n_iter_no_change, max_fun=max_fun)
+        self.dropout, self.weight_decay, self.clip_norm = dropout, weight_decay, clip_norm
+        self.layer_norm, self.callbacks, self.dtype = layer_norm, callbacks, dtype
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
+            y_val: Any = None) -> MLPRegressor:
+        """Train: as `MLPClassifier.fit`."""
+        self._fit(X, y, sample_weight, False, None if X_val is None else (X_val, y_val))
+        return self
+
+    @classmethod
+    def from_sklearn(cls, fitted: theirs.MLPRegressor) -> MLPRegressor:
+        """Return one of ours with the parameters and copies of the weights of one of theirs."""
+        found: MLPRegressor = _taken_over(cls(**_known(fitted)), fitted)
+        return found
+
+    def to_sklearn(self) -> theirs.MLPRegressor:
+        """Return one of theirs with the same weights; ValueError where theirs cannot have them."""
+        return _given_back(self, theirs.MLPRegressor)
+
+
+BOOKS = ("n_iter_", "t_", "n_outputs_", "n_layers_", "out_activation_", "loss_", "best_loss_",
+         "loss_curve_", "validation_scores_", "best_validation_score_", "n_features_in_",
+         "feature_names_in_", "_no_improvement_count")
+
+
+def _known(fitted: Any) -> dict[str, Any]:
+    """Return the parameters of one of theirs."""
+    check_is_fitted(fitted)
+    parameters: dict[str, Any] = fitted.get_params()
+    return parameters
+
+
+def _taken_over(to: Any, fitted: Any) -> Any:
+    """Give an estimator the books and copies of the weights of a fitted one."""
+    for name in BOOKS:
+        if hasattr(fitted, name):
+            setattr(to, name, getattr(fitted, name))
+    to.coefs_ = [coef.copy() for coef in fitted.coefs_]
+    to.intercepts_ = [bias.copy() for bias in fitted.intercepts_]
+    return to
+
+
+def _given_back(own: Any, kind: Any) -> Any:
+    """Return one of theirs with parameters, books and weights of one of ours."""
+    check_is_fitted(own)
+    own._synchronise()
+    parameters = own.get_params()
+    for name in ("dropout", "layer_norm"):
+        if parameters[name]:
+            raise ValueError(f"scikit-learn's networks have no {name}")
+    if parameters["activation"] not in THEIR_ACTIVATIONS:
+        raise ValueError("scikit-learn's networks have no activation "
+                         f"{parameters['activation']!r}")
+    return _taken_over(kind(**{name: parameters[name] for name in kind().get_params()}), own)
