@@ -24,6 +24,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.utils import check_consistent_length, check_random_state, compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -338,12 +339,19 @@ class _MLP(BaseMultilayerPerceptron):
             self._build([np.asarray(coef, dtype) for coef in self.coefs_],
                         [np.asarray(bias, dtype) for bias in self.intercepts_], dtype)
             return
+        if self._is_own():
+            return
         for own, given, name in ((self.coefs_, [d.weight for d in dense], "weight"),
                                  (self.intercepts_, [d.bias for d in dense], "bias")):
             for index, (now, before) in enumerate(zip(own, given, strict=True)):
                 if now is not before:
                     setattr(dense[index], name, now)
                     own[index] = before
+
+    def _is_own(self) -> bool:
+        """Return whether `coefs_` and `intercepts_` are the network's arrays."""
+        return all(coef is dense.weight and bias is dense.bias for coef, bias, dense in
+                   zip(self.coefs_, self.intercepts_, self._dense, strict=True))
 
     def _loss_of_training(self) -> Loss:
         if self.out_activation_ == "softmax":
@@ -412,6 +420,34 @@ class _MLP(BaseMultilayerPerceptron):
             raise ValueError(NOT_FINITE)
         return self
 
+    def _quick_step(self, X: Any, y: Any, classes: Any = None) -> bool:
+        """Take the step of a `partial_fit` that needs no check of scikit-learn's, or return False.
+
+        That is one batch of finite samples in a plain array of the network's dtype, without names,
+        weights or callbacks, after a `partial_fit` that was checked, with the same `classes`.
+        """
+        quick: _Quick | None = vars(self).get("_quick")
+        if quick is None or not (
+                (classes is None or classes is quick.classes)
+                and type(X) is np.ndarray and type(y) is np.ndarray and X.dtype == quick.dtype
+                and X.ndim == 2 and X.shape[1] == quick.features and y.ndim == 1
+                and 0 < len(X) == len(y) <= quick.most and X.flags.carray
+                and self.alpha == quick.trainer.alpha and not self.verbose
+                and self._is_own() and np.isfinite(X).all()):
+            return False
+        labels = quick.encoded(y)
+        if labels is None:
+            return False
+        target = labels if self.out_activation_ == "softmax" else self._target(labels)
+        tally = quick.trainer.tally()
+        quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
+        if quick.trainer.diverged:
+            raise ValueError(NOT_FINITE)
+        self.n_iter_ = 0
+        quick.books.n = len(X)
+        quick.books.on_epoch_end(0, {"loss": tally.loss})
+        return True
+
     def _as_taken(self, X: Any) -> np.ndarray:
         """Return samples as the network takes them; sparse ones become dense."""
         X = X.toarray() if hasattr(X, "toarray") else X
@@ -432,6 +468,7 @@ class _MLP(BaseMultilayerPerceptron):
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, incremental: bool,
         validation: tuple[Any, Any] | None,
     ) -> None:
+        self._quick: _Quick | None = None
         factor, self._report, penalty = self._scales()
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._make_optimizer(factor)
@@ -452,12 +489,13 @@ class _MLP(BaseMultilayerPerceptron):
         self.network_._trainer = trainer
         self.n_iter_ = 0
         self.validation_loss_curve_: list[float] = []
+        books = _Convergence(
+            self, n, held_out, self._constant(target, weights), not incremental)
         fitting = Fitting(
             self.network_, trainer, Samples(X, target, weights), samples, rows=batch_size,
             epochs=1 if incremental else self.max_iter, epoch=0,
             orders=_Orders(self._random_state, n) if self.shuffle else None, parts=1,
-            callbacks=[_Convergence(self, n, held_out, self._constant(target, weights),
-                                    not incremental), *(self.callbacks or ())])
+            callbacks=[books, *(self.callbacks or ())])
         self.network_._current_fit, self.network_.stop_training = fitting, False
         try:
             self.history_ = fitting.run()
@@ -471,6 +509,9 @@ class _MLP(BaseMultilayerPerceptron):
                           stacklevel=4)
         if trainer.diverged and not self.early_stopping:
             raise ValueError(NOT_FINITE)
+        if (incremental and weights is None and not self.callbacks
+                and self.out_activation_ != "exp" and not hasattr(self, "feature_names_in_")):
+            self._quick = _Quick(self, trainer, books)
         if self.early_stopping:
             for (_, value, _), best in zip(self.network_.parameters(), self._best, strict=True):
                 value[...] = best
@@ -504,6 +545,10 @@ class _MLP(BaseMultilayerPerceptron):
         if is_classifier(self):
             y = self._label_binarizer.transform(y)
         return Samples(self._as_taken(X), self._target(y.reshape(len(y), -1)), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_quick"}
 
     def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
         """Minimise the loss of all samples at once, by SciPy."""
@@ -574,6 +619,35 @@ class _MLP(BaseMultilayerPerceptron):
         check_is_fitted(self)
         self._synchronise()
         return _Frozen(self)
+
+
+class _Quick:
+    """What a checked `partial_fit` leaves for the next ones."""
+
+    def __init__(self, estimator: Any, trainer: _Trainer, books: _Convergence) -> None:
+        self.trainer, self.books = trainer, books
+        self.classes: Any = None        # as the checked call gave them
+        self.features, self.dtype = estimator.n_features_in_, estimator.network_.dtype
+        self.most = 200 if estimator.batch_size == "auto" else estimator.batch_size
+        self._index: dict[Any, int] | None = None
+        self._labels = estimator.out_activation_ == "softmax"
+        self._usable = True
+        if is_classifier(estimator):
+            binarizer = estimator._label_binarizer
+            self._usable = not binarizer.y_type_.startswith("multilabel")
+            self._index = {label: i for i, label in enumerate(estimator.classes_.tolist())}
+
+    def encoded(self, y: np.ndarray) -> np.ndarray | None:
+        """Return targets of plain arrays as labels or rows; None for what has to be checked."""
+        if not self._usable:
+            return None
+        if self._index is None:
+            return y.reshape(-1, 1) if y.dtype.kind in "iuf" and np.isfinite(y).all() else None
+        try:
+            found = np.array([self._index[label] for label in y.tolist()], np.intp)
+        except (KeyError, TypeError):
+            return None
+        return found if self._labels else found.reshape(-1, 1)
 
 
 def _outputs(kind: str, scores: np.ndarray) -> np.ndarray:
@@ -706,6 +780,25 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
         self._fit(X, y, sample_weight, False, None if X_val is None else (X_val, y_val))
         return self
 
+    @available_if(lambda estimator: estimator._check_solver())
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None,
+                    classes: Any = None) -> MLPClassifier:
+        """Go through the samples once.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix (n, n_features)
+        y : array_like (n,) or (n, n_outputs)
+        sample_weight : array_like (n,), optional
+        classes : array_like, optional
+            All classes that will ever come; needed in the first call.
+        """
+        if sample_weight is not None or not self._quick_step(X, y, classes):
+            super().partial_fit(X, y, sample_weight=sample_weight, classes=classes)
+            if self._quick is not None:
+                self._quick.classes = classes
+        return self
+
     @classmethod
     def from_sklearn(cls, fitted: theirs.MLPClassifier) -> MLPClassifier:
         """Return one of ours with the parameters and copies of the weights of one of theirs."""
@@ -771,6 +864,13 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
             y_val: Any = None) -> MLPRegressor:
         """Train: as `MLPClassifier.fit`."""
         self._fit(X, y, sample_weight, False, None if X_val is None else (X_val, y_val))
+        return self
+
+    @available_if(lambda estimator: estimator._check_solver())
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+        """Go through the samples once: as `MLPClassifier.partial_fit`."""
+        if sample_weight is not None or not self._quick_step(X, y):
+            super().partial_fit(X, y, sample_weight=sample_weight)
         return self
 
     @classmethod

@@ -23,12 +23,16 @@ def blocks(path):
 
 @pytest.mark.parametrize("code", blocks(PAGES[0]), ids=lambda code: code.split("\n")[0])
 def test_readme_python_runs(code, tmp_path):
+    if "sklearn" in code:
+        pytest.importorskip("sklearn")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     if "callbacks" in code:
         assert float(re.search(r"val_accuracy (\d\.\d+)", done.stdout)[1]) > 0.9
         assert (tmp_path / "digits.npz").exists()
+    elif "sklearn" in code:
+        assert float(done.stdout) > 0.95
     elif "load_digits" in code:
         loss, accuracy = map(float, re.findall(r"\d\.\d+", done.stdout))
         assert loss < (0.4 if "Sequential" in code else 0.15) and accuracy > 0.9
