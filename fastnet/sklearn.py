@@ -32,7 +32,7 @@ from fastnet import activations
 from fastnet._fitting import Fitting, Portion, Samples, Tally
 from fastnet._ops import activation_forward, adam_rates, exp_forward, softmax_forward
 from fastnet._trainer import Trainer, objective_of
-from fastnet.callbacks import Callback
+from fastnet.callbacks import Callback, check_callbacks
 from fastnet.initializers import Zeros
 from fastnet.layers import Dense, Dropout, LayerNorm
 from fastnet.losses import BinaryCrossEntropy, Loss, MeanSquaredError, Poisson, SoftmaxCrossEntropy
@@ -145,6 +145,7 @@ class _Trainer(Trainer):
         super().__init__(network, optimizer, loss, (), False)
         self._objective = objective_of(loss, network.dtype, penalty=penalty, by_rows=True)
         self.alpha, self.diverged = alpha, False
+        self.constants: np.ndarray | None = None        # that are added to each sample's loss
 
     def train_on(
         self, portion: Portion, batch_size: int, place: str, number: int, tally: Tally,
@@ -163,6 +164,12 @@ class _Trainer(Trainer):
             weights = portion.weights if portion.order is None else portion.weights[portion.order]
             sizes = np.add.reduceat(weights, starts, dtype=np.float64)
         self.optimizer.decays = self.alpha / sizes      # type: ignore[attr-defined]
+        if self.constants is not None:
+            constants = self.constants if portion.order is None else self.constants[portion.order]
+            if portion.weights is not None:
+                constants = constants * weights
+            means = np.add.reduceat(constants, starts) / sizes
+            tally.total += float(np.dot(means, np.diff(np.append(starts, n))))
         try:
             return super().train_on(portion, batch_size, place, number, tally, update)
         except FloatingPointError:
@@ -221,17 +228,15 @@ class _Orders:
 class _Convergence(Callback):
     """What they do at the end of an epoch: keep books, and stop where nothing gets better."""
 
-    def __init__(self, estimator: Any, n: int, validation: Any, constant: float,
-                 grows: bool) -> None:
-        self.estimator, self.n, self.validation = estimator, n, validation
-        self.constant, self.grows = constant, grows
+    def __init__(self, estimator: Any, n: int, validation: Any, grows: bool) -> None:
+        self.estimator, self.n, self.validation, self.grows = estimator, n, validation, grows
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Look at the loss, or the validation score."""
         assert logs is not None
         own = self.estimator
         own.n_iter_ += 1
-        own.loss_ = logs["loss"] * own._report + self.constant
+        own.loss_ = logs["loss"] * own._report
         own.t_ += self.n
         own.loss_curve_.append(own.loss_)
         if not self.grows:
@@ -489,13 +494,13 @@ class _MLP(BaseMultilayerPerceptron):
         self.network_._trainer = trainer
         self.n_iter_ = 0
         self.validation_loss_curve_: list[float] = []
-        books = _Convergence(
-            self, n, held_out, self._constant(target, weights), not incremental)
+        trainer.constants = self._constants(target)
+        books = _Convergence(self, n, held_out, not incremental)
         fitting = Fitting(
             self.network_, trainer, Samples(X, target, weights), samples, rows=batch_size,
             epochs=1 if incremental else self.max_iter, epoch=0,
             orders=_Orders(self._random_state, n) if self.shuffle else None, parts=1,
-            callbacks=[books, *(self.callbacks or ())])
+            callbacks=[books, *check_callbacks(self.callbacks or ())])
         self.network_._current_fit, self.network_.stop_training = fitting, False
         try:
             self.history_ = fitting.run()
@@ -559,7 +564,8 @@ class _MLP(BaseMultilayerPerceptron):
         samples = len(X) if weights is None else float(weights.sum(dtype=np.float64))
         trainer = _Trainer(self.network_, _SGD(0.0, 0.0, False, factor), self._loss_of_training(),
                            self.alpha, penalty * self.alpha)
-        constant = self._constant(target, weights)
+        constants = self._constants(target)
+        constant = 0.0 if constants is None else float(np.average(constants, weights=weights))
         layers = [layer for layer in self.network_.layers if layer not in self._dense]
         arrays = [(d.weight, d.weight_grad, True) for d in self._dense]
         arrays += [(d.bias, d.bias_grad, False) for d in self._dense]
@@ -576,7 +582,7 @@ class _MLP(BaseMultilayerPerceptron):
                 factor / entries * of_sum.ravel().astype(np.float64)
                 + (self.alpha / samples * value.ravel() if decays else 0.0)
                 for value, of_sum, decays in arrays]
-            return loss * report + constant, np.concatenate(gradient)
+            return (loss + constant) * report, np.concatenate(gradient)
 
         found = scipy.optimize.minimize(
             loss_and_gradient,
@@ -588,11 +594,12 @@ class _MLP(BaseMultilayerPerceptron):
         for (value, _, _), some in zip(arrays, np.split(found.x, ends[:-1]), strict=True):
             value[...] = some.reshape(value.shape)
 
-    def _constant(self, target: np.ndarray, weights: np.ndarray | None) -> float:
-        """Return what their Poisson loss, a deviance, adds: it is 0 for exact predictions."""
+    def _constants(self, target: np.ndarray) -> np.ndarray | None:
+        """Return what their Poisson loss, a deviance, adds to ours: it is 0 for what is exact."""
         if self.out_activation_ != "exp":
-            return 0.0
-        return float(np.average(xlogy(target, target) - target, weights=weights, axis=0).sum())
+            return None
+        constants: np.ndarray = (xlogy(target, target) - target).mean(axis=1, dtype=np.float64)
+        return constants
 
     # ---- Predicting ----------------------------------------------------------------------------
 

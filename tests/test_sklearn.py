@@ -1,0 +1,539 @@
+"""scikit-learn's estimators on fastnet: equal to theirs, at home among their tools, and more.
+
+That they pass scikit-learn's own tests is seen in `test_sklearn_swap.py`.
+"""
+
+import copy
+import pickle
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+
+sklearn = pytest.importorskip("sklearn", "1.8")
+
+from sklearn import datasets  # noqa: E402
+from sklearn import neural_network as theirs  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning, NotFittedError  # noqa: E402
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+import fastnet as fn  # noqa: E402
+from fastnet import sklearn as ours  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+BOOKS = ("classes_", "loss_", "best_loss_", "loss_curve_", "validation_scores_",
+         "best_validation_score_", "t_", "n_features_in_", "n_iter_", "n_layers_", "n_outputs_",
+         "out_activation_")
+
+
+@parametrize_with_checks([ours.MLPClassifier(max_iter=20), ours.MLPRegressor(max_iter=20)])
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+# ---- Equal to theirs -------------------------------------------------------------------------
+
+def problem(kind, n=150):
+    """Samples, targets and the names of both classes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 5))
+    score = x[:, :3] @ rng.normal(size=(3, 4)) + 0.3 * rng.normal(size=(n, 4))
+    if kind == "two classes":
+        return x, np.where(score[:, 0] > 0, "yes", "no"), "MLPClassifier", {}
+    if kind == "classes":
+        return x, score.argmax(axis=1) * 10, "MLPClassifier", {}
+    if kind == "many labels":
+        return x, (score > 0.3).astype(int), "MLPClassifier", {}
+    if kind == "numbers":
+        return x, score[:, 0], "MLPRegressor", {}
+    if kind == "rows of numbers":
+        return x, score, "MLPRegressor", {}
+    return x, rng.poisson(np.exp(0.3 * score[:, 0])).astype(float), "MLPRegressor", {
+        "loss": "poisson"}
+
+
+PROBLEMS = ["two classes", "classes", "many labels", "numbers", "rows of numbers", "counts"]
+each_problem = pytest.mark.parametrize("kind", PROBLEMS)
+
+
+def both(kind, *, weights=False, fit=None, **options):
+    """One of theirs and one of ours, fitted alike."""
+    x, y, name, more = problem(kind)
+    options = {"hidden_layer_sizes": (7, 4), "max_iter": 50, "random_state": 3,
+               "n_iter_no_change": 1000, "batch_size": 32, **more, **options}
+    given = {"sample_weight": np.random.default_rng(1).uniform(0, 3, len(x))} if weights else {}
+    pair = getattr(theirs, name)(**options), getattr(ours, name)(**options)
+    for estimator in pair:
+        (fit or (lambda e: e.fit(x, y, **given)))(estimator)
+    return (*pair, x, y)
+
+
+def assert_equal_results(their, own, x, tolerance=1e-8):
+    for name in BOOKS:
+        assert hasattr(own, name) == hasattr(their, name), name
+        expected, found = getattr(their, name, None), getattr(own, name, None)
+        if expected is None or isinstance(expected, str):
+            assert found == expected, name
+        elif name == "classes_":
+            assert np.array_equal(found, expected)
+        else:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance, err_msg=name)
+    for found, expected in zip(own.coefs_ + own.intercepts_, their.coefs_ + their.intercepts_,
+                               strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    found, expected = own.predict(x), their.predict(x)
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    if found.dtype.kind == "f":
+        np.testing.assert_allclose(found, expected, rtol=0, atol=100 * tolerance)
+    else:
+        assert np.array_equal(found, expected)
+        for name in ("predict_proba", "predict_log_proba"):
+            np.testing.assert_allclose(getattr(own, name)(x), getattr(their, name)(x), rtol=0,
+                                       atol=100 * tolerance)
+
+
+@pytest.mark.parametrize("weights", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("options", [
+    {"solver": "sgd"}, {"solver": "sgd", "momentum": 0},
+    {"solver": "sgd", "learning_rate_init": 0.01, "nesterovs_momentum": False},
+    {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1},
+    {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.1, "tol": 0.02,
+     "n_iter_no_change": 2},
+    {"solver": "adam"}, {"solver": "adam", "alpha": 0.5, "beta_1": 0.5, "epsilon": 1e-3},
+    {"solver": "adam", "activation": "tanh", "shuffle": False},
+    {"solver": "sgd", "activation": "logistic", "batch_size": "auto"},
+    {"solver": "sgd", "activation": "identity", "batch_size": 1, "max_iter": 5}], ids=str)
+@each_problem
+def test_loss_curves_are_theirs(kind, options, weights):
+    """For equal random states, also where samples are shuffled and the last batch is short."""
+    their, own, x, _ = both(kind, weights=weights, **options)
+    assert len(own.loss_curve_) == own.n_iter_ > 1
+    assert_equal_results(their, own, x)
+
+
+@each_problem
+def test_lbfgs_ends_where_theirs_does(kind):
+    their, own, x, _ = both(kind, solver="lbfgs", max_iter=15)
+    assert own.n_iter_ == their.n_iter_
+    assert own.loss_ == pytest.approx(their.loss_, rel=1e-8)
+    np.testing.assert_allclose(own.coefs_[0], their.coefs_[0], rtol=0, atol=1e-5)
+    assert not hasattr(own, "loss_curve_")
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "adaptive"}], ids=str)
+@each_problem
+def test_early_stopping_is_theirs(kind, options):
+    their, own, x, _ = both(kind, early_stopping=True, n_iter_no_change=3, max_iter=100,
+                            learning_rate_init=0.02, validation_fraction=0.2, **options)
+    assert own.n_iter_ < 100 or options
+    assert_equal_results(their, own, x)
+    assert len(own.validation_loss_curve_) == own.n_iter_
+
+
+@each_problem
+def test_stopping_by_the_training_loss_is_theirs(kind):
+    their, own, x, _ = both(kind, tol=0.01, n_iter_no_change=3, max_iter=500,
+                            learning_rate_init=0.02)
+    assert 1 < own.n_iter_ < 500
+    assert_equal_results(their, own, x)
+
+
+@each_problem
+def test_partial_fit_is_theirs(kind):
+    x, y, *_ = problem(kind)
+
+    def parts(estimator):
+        more = {"classes": np.unique(y)} if kind in ("two classes", "classes") else {}
+        if kind == "many labels":
+            more = {"classes": list(range(4))}
+        for i in range(0, 150, 10):
+            estimator.partial_fit(x[i:i + 10], y[i:i + 10], **more)
+            more = {}
+        for i in range(20):                     # one by one: without scikit-learn's checks
+            estimator.partial_fit(x[i:i + 1], y[i:i + 1])
+
+    their, own, *_ = both(kind, fit=parts)
+    assert own.t_ == 170
+    assert_equal_results(their, own, x)
+
+
+@each_problem
+def test_warm_start_is_theirs(kind):
+    x, y, *_ = problem(kind)
+
+    def twice(estimator):
+        estimator.fit(x, y)
+        estimator.set_params(max_iter=7)
+        estimator.fit(x[:100], y[:100]) if kind == "numbers" else estimator.fit(x, y)
+
+    their, own, *_ = both(kind, fit=twice, warm_start=True, max_iter=10)
+    assert len(own.loss_curve_) == 17
+    assert_equal_results(their, own, x)
+
+
+def test_float32_stays_and_all_else_is_float64():
+    x, y, *_ = problem("classes")
+    for given, dtype, found in [
+            (x.astype("f4"), None, "f4"), (x, None, "f8"), ((100 * x).astype(int), None, "f8"),
+            (x, "float32", "f4"), (x.astype("f4"), "float64", "f8"), (x, np.float32, "f4")]:
+        own = ours.MLPClassifier(max_iter=2, dtype=dtype).fit(given, y)
+        assert {coef.dtype for coef in own.coefs_ + own.intercepts_} == {np.dtype(found)}
+        assert own.predict_proba(given).dtype == found
+    their, own = (module.MLPClassifier(random_state=0, max_iter=30).fit(x.astype("f4"), y)
+                  for module in (theirs, ours))
+    np.testing.assert_allclose(own.loss_curve_, their.loss_curve_, rtol=1e-4)
+
+
+@pytest.mark.parametrize("load", [datasets.load_iris, datasets.load_wine,
+                                  datasets.load_breast_cancer, datasets.load_diabetes])
+def test_with_defaults_scores_are_theirs(load):
+    """Results differ by rounding alone, so that few seeds are enough."""
+    x, y = load(return_X_y=True)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    name = "MLPRegressor" if load is datasets.load_diabetes else "MLPClassifier"
+    scores = [[getattr(module, name)(random_state=seed).fit(x[::2], y[::2]).score(x[1::2], y[1::2])
+               for seed in range(3)] for module in (theirs, ours)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)
+
+
+# ---- More than theirs ------------------------------------------------------------------------
+
+def trained(kind, **options):
+    x, y, name, more = problem(kind)
+    return getattr(ours, name)(**{"hidden_layer_sizes": (7, 4), "max_iter": 20, "random_state": 3,
+                                  **more, **options}).fit(x, y), x, y
+
+
+def test_class_weights_are_sample_weights():
+    x, y, *_ = problem("classes")
+    by_class = {0: 1, 10: 2, 20: 0.5, 30: 3}
+    options = {"max_iter": 20, "random_state": 0}
+    by_dict = ours.MLPClassifier(class_weight=by_class, **options).fit(x, y)
+    by_sample = ours.MLPClassifier(**options).fit(
+        x, y, sample_weight=[by_class[label] for label in y])
+    plain = ours.MLPClassifier(**options).fit(x, y)
+    assert by_dict.loss_curve_ == by_sample.loss_curve_ != plain.loss_curve_
+    balanced = ours.MLPClassifier(class_weight="balanced", **options).fit(x, y)
+    assert balanced.loss_curve_ != plain.loss_curve_
+    both = ours.MLPClassifier(class_weight=by_class, **options).fit(x, y, np.full(len(x), 2.0))
+    np.testing.assert_allclose(both.loss_curve_, by_dict.loss_curve_, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("options", [
+    {"dropout": 0.3}, {"weight_decay": 0.1}, {"clip_norm": 0.01}, {"layer_norm": True},
+    {"activation": "gelu"}, {"activation": ["tanh", "silu"]},
+    {"dropout": 0.2, "layer_norm": True, "activation": "elu", "early_stopping": True}], ids=str)
+@each_problem
+def test_further_options_change_the_training_and_come_back(kind, options):
+    plain, x, _ = trained(kind)
+    own, *_ = trained(kind, **options)
+    again, *_ = trained(kind, **options)
+    assert own.loss_curve_ != plain.loss_curve_ and own.loss_curve_ == again.loss_curve_
+    assert own.loss_curve_[-1] < own.loss_curve_[0]
+    assert np.array_equal(own.predict(x), own.predict(x))           # no dropout here
+    assert clone(own).get_params() == own.get_params()
+
+
+@pytest.mark.parametrize("kind", ["two classes", "classes", "many labels"])
+def test_label_smoothing_raises_the_least_loss(kind):
+    plain, *_ = trained(kind, max_iter=300, tol=0)
+    smooth, *_ = trained(kind, max_iter=300, tol=0, label_smoothing=0.3)
+    assert smooth.loss_ > plain.loss_ + 0.1
+    k = {"two classes": 2, "classes": 4, "many labels": 2}[kind]
+    least = 0.3 / k * np.log(k / 0.3) if kind == "many labels" else 0
+    assert smooth.loss_ > least
+
+
+def test_adamw_is_fastnets():
+    x, y, *_ = problem("numbers")
+    own = ours.MLPRegressor(hidden_layer_sizes=(6,), weight_decay=0.1, alpha=0, random_state=0,
+                            max_iter=3, shuffle=False, epsilon=1e-12).fit(x, y)
+    start = theirs.MLPRegressor(hidden_layer_sizes=(6,), random_state=0, max_iter=1,
+                                learning_rate_init=1e-300).fit(x, y)
+    net = fn.Sequential([fn.Dense(5, 6, dtype="float64"), fn.ReLU(),
+                         fn.Dense(6, 1, dtype="float64")])
+    for dense, weight, bias in zip(net.layers[::2], start.coefs_, start.intercepts_, strict=True):
+        dense.weight, dense.bias = weight, bias
+    net.compile(fn.AdamW(1e-3, weight_decay=0.1, eps=1e-12, decay_vectors=False), "mse")
+    net.fit(x, y, epochs=3, batch_size=150, shuffle=False, verbose=0)
+    for dense, weight in zip(net.layers[::2], own.coefs_, strict=True):
+        np.testing.assert_allclose(dense.weight, weight, rtol=0, atol=1e-9)
+
+
+def test_validation_data_of_the_callers():
+    x, y, *_ = problem("classes")
+    own = ours.MLPClassifier(max_iter=10, random_state=0).fit(
+        x[:100], y[:100], X_val=x[100:], y_val=y[100:])
+    alone = ours.MLPClassifier(max_iter=10, random_state=0).fit(x[:100], y[:100])
+    assert own.loss_curve_ == alone.loss_curve_ and alone.validation_loss_curve_ == []
+    expected = -np.mean(np.log(own.predict_proba(x[100:]))[
+        np.arange(50), np.searchsorted(own.classes_, y[100:])])
+    assert own.validation_loss_curve_[-1] == pytest.approx(expected)
+    assert len(own.validation_loss_curve_) == 10
+    assert own.history_.val_loss[-1] == pytest.approx(expected)
+
+
+def test_callbacks_are_called():
+    class Stops(fn.callbacks.Callback):
+        seen = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            type(self).seen += 1
+            self.model.stop_training = epoch == 4
+
+    own, *_ = trained("classes", callbacks=[Stops()])
+    assert own.n_iter_ == Stops.seen == 5
+
+
+@each_problem
+def test_frozen_predicts_the_same(kind):
+    own, x, _ = trained(kind)
+    frozen = own.frozen()
+    np.testing.assert_allclose(frozen.predict(x).astype(float) if own.predict(x).dtype.kind != "U"
+                               else frozen.predict(x) == "yes",
+                               own.predict(x).astype(float) if own.predict(x).dtype.kind != "U"
+                               else own.predict(x) == "yes", rtol=0, atol=1e-12)
+    if hasattr(own, "predict_proba"):
+        np.testing.assert_allclose(frozen.predict_proba(x), own.predict_proba(x), atol=1e-12)
+    before = frozen.predict(x[:1])
+    own.partial_fit(x, problem(kind)[1])
+    assert np.array_equal(frozen.predict(x[:1]), before)
+    with pytest.raises(ValueError, match="X must have 5 features, got 4"):
+        frozen.predict(x[:, :4])
+
+
+@each_problem
+def test_conversion_both_ways(kind):
+    x, y, name, more = problem(kind)
+    their = getattr(theirs, name)(random_state=0, max_iter=20, **more).fit(x, y)
+    own = getattr(ours, name).from_sklearn(their)
+    back = own.to_sklearn()
+    assert type(back) is type(their) and back.get_params() == their.get_params()
+    for one in (own, back):
+        assert_equal_results(their, one, x, 1e-12)
+    del their._optimizer                # the optimizer's state does not come along
+    own.partial_fit(x, y)
+    their.partial_fit(x, y)
+    np.testing.assert_allclose(own.coefs_[0], their.coefs_[0], rtol=0, atol=1e-8)
+    assert not np.array_equal(back.coefs_[0], own.coefs_[0])
+    for options, match in [
+            ({"dropout": 0.1}, "no dropout"), ({"layer_norm": True}, "no layer_norm"),
+            ({"activation": "gelu"}, "no activation 'gelu'")]:
+        with pytest.raises(ValueError, match=match):
+            trained(kind, **options)[0].to_sklearn()
+
+
+# ---- Copies, weights by hand, memory ---------------------------------------------------------
+
+@each_problem
+def test_copies_go_on_alike(kind):
+    own, x, y = trained(kind)
+    copies = [pickle.loads(pickle.dumps(own)), copy.deepcopy(own)]
+    for one in (own, *copies):
+        one.partial_fit(x[:1], y[:1])
+        one.partial_fit(x[1:2], y[1:2])
+    for one in copies:
+        assert all(map(np.array_equal, one.coefs_, own.coefs_)) and one.loss_ == own.loss_
+    unfitted = pickle.loads(pickle.dumps(clone(own)))
+    with pytest.raises(NotFittedError):
+        unfitted.predict(x)
+
+
+def test_weights_that_were_put_in_by_hand_count():
+    own, x, y = trained("numbers")
+    expected = own.predict(x)
+    own.intercepts_[-1] = own.intercepts_[-1] + 1
+    np.testing.assert_allclose(own.predict(x), expected + 1)
+    own.coefs_ = [coef * 0 for coef in own.coefs_]
+    assert np.ptp(own.predict(x)) == 0
+    own.partial_fit(x[:1], y[:1])
+    own.intercepts_[-1][:] = 5                      # also in place
+    assert abs(own.predict(x)).max() > 1
+
+
+def test_memory_does_not_grow_with_partial_fit():
+    x, y, *_ = problem("classes")
+    own = ours.MLPClassifier().partial_fit(x, y, classes=[0, 10, 20, 30])
+    sizes = []
+    for _ in range(3):
+        for i in range(1500):
+            own.partial_fit(x[i % 150:i % 150 + 1], y[i % 150:i % 150 + 1])
+        sizes.append(len(pickle.dumps(own)))
+    assert len(own.loss_curve_) == 1000 and sizes[1] == pytest.approx(sizes[2], rel=0.01)
+    tracemalloc.start()
+    try:
+        for i in range(2000):
+            own.partial_fit(x[i % 150:i % 150 + 1], y[i % 150:i % 150 + 1])
+        before = tracemalloc.get_traced_memory()[0]
+        for i in range(2000):
+            own.partial_fit(x[i % 150:i % 150 + 1], y[i % 150:i % 150 + 1])
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+    finally:
+        tracemalloc.stop()
+
+
+# ---- Among scikit-learn's tools ---------------------------------------------------------------
+
+def test_at_home_in_pipelines_searches_and_ensembles():
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.inspection import permutation_importance
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_validate
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = datasets.load_iris(return_X_y=True)
+    one = ours.MLPClassifier((10,), max_iter=150, random_state=0, learning_rate_init=0.02)
+    grid = {"dropout": [0.0, 0.1], "hidden_layer_sizes": [(5,), (10,)]}
+    for estimator in (
+            make_pipeline(StandardScaler(), one), GridSearchCV(one, grid, cv=3),
+            GridSearchCV(one, grid, cv=3, n_jobs=2), HalvingGridSearchCV(one, grid, cv=3),
+            CalibratedClassifierCV(one, cv=3), VotingClassifier([("a", one), ("b", clone(one))],
+                                                               voting="soft"),
+            StackingClassifier([("a", one)], LogisticRegression(), cv=3),
+            BaggingClassifier(one, 3, random_state=0)):
+        assert estimator.fit(x, y).score(x, y) > 0.9, estimator
+    assert cross_validate(one, x, y, cv=3)["test_score"].min() > 0.9
+    importances = permutation_importance(one.fit(x, y), x, y, random_state=0).importances_mean
+    assert importances.argmax() in (2, 3)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib(backend):
+    from joblib import Parallel, delayed, parallel_config
+
+    x, y = datasets.load_iris(return_X_y=True)
+    own = ours.MLPClassifier(max_iter=30, random_state=0).fit(x, y)
+    with parallel_config(backend, n_jobs=2):
+        found = Parallel()(delayed(own.predict)(x[i::4]) for i in range(4))
+        fitted = Parallel()(delayed(clone(own).fit)(x, y) for _ in range(3))
+    assert all(np.array_equal(part, own.predict(x[i::4])) for i, part in enumerate(found))
+    assert all(one.loss_curve_ == own.loss_curve_ for one in fitted)
+
+
+def test_frames_names_and_output():
+    pandas = pytest.importorskip("pandas")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = datasets.load_iris(return_X_y=True, as_frame=True)
+    own = ours.MLPClassifier(max_iter=30, random_state=0).fit(x, y)
+    assert list(own.feature_names_in_) == list(x.columns)
+    with pytest.raises(ValueError, match="feature names should match"):
+        own.predict(x.rename(columns={x.columns[0]: "other"}))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        own.predict(x.to_numpy())
+    pipeline = make_pipeline(StandardScaler(), own).set_output(transform="pandas").fit(x, y)
+    assert isinstance(pipeline[:-1].transform(x), pandas.DataFrame)
+    own.partial_fit(x[:1], y[:1])
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        own.partial_fit(x[:1].to_numpy(), y[:1].to_numpy())
+    assert "MLPClassifier" in own._repr_html_()
+    assert repr(ours.MLPClassifier(dropout=0.5)) == "MLPClassifier(dropout=0.5)"
+
+
+def test_metadata_is_routed():
+    from sklearn.model_selection import cross_validate
+
+    x, y = datasets.load_iris(return_X_y=True)
+    weights = np.random.default_rng(0).uniform(0, 1, len(x))
+    with sklearn.config_context(enable_metadata_routing=True):
+        own = ours.MLPClassifier(max_iter=20, random_state=0).set_fit_request(sample_weight=True)
+        own.set_score_request(sample_weight=False).set_partial_fit_request(classes=True)
+        found = cross_validate(own, x, y, cv=3, params={"sample_weight": weights},
+                               return_estimator=True)
+    plain = cross_validate(ours.MLPClassifier(max_iter=20, random_state=0), x, y, cv=3,
+                           return_estimator=True)
+    assert [e.loss_ for e in found["estimator"]] != [e.loss_ for e in plain["estimator"]]
+
+
+def test_ctrl_c_ends_the_fit_with_a_warning():
+    class Interrupts(fn.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    x, y, *_ = problem("classes")
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        own = ours.MLPClassifier(callbacks=[Interrupts()]).fit(x, y)
+    assert own.n_iter_ == 4 and own.predict(x).shape == (150,)
+
+
+# ---- Bad input -------------------------------------------------------------------------------
+
+def test_what_is_wrong_is_said_in_their_words():
+    x, y, *_ = problem("classes")
+    bad = x.copy()
+    bad[3, 2] = np.nan
+    own = ours.MLPClassifier(max_iter=5, random_state=0).fit(x, y)
+    for call, match in [
+            (lambda m: m.fit(bad, y), "Input X contains NaN"),
+            (lambda m: m.predict(bad), "Input X contains NaN"),
+            (lambda m: m.predict(x[:, :3]), "X has 3 features, but MLPClassifier is expecting 5"),
+            (lambda m: m.predict(x[0]), "Expected 2D array, got 1D array instead"),
+            (lambda m: m.fit(x, y[:-1]), "inconsistent numbers of samples"),
+            (lambda m: m.fit(x, y, sample_weight=[1, 2]), "sample_weight.shape == "),
+            (lambda m: m.partial_fit(x, y + 1), "`y` has classes not in `self.classes_`"),
+            (lambda m: m.partial_fit(x[:1], np.array([77])), "classes not in `self.classes_`"),
+            (lambda m: m.partial_fit(bad[3:4], y[3:4]), "Input X contains NaN"),
+            (lambda m: m.partial_fit(x[:1], y[:1], classes=[1, 2]), "is not the same as on last"),
+            (lambda m: m.fit(x, y, X_val=x[:, :2], y_val=y), "X has 2 features"),
+            (lambda m: m.fit(x, y, X_val=x, y_val=y[:4]), "inconsistent numbers of samples"),
+            (lambda m: m.set_params(hidden_layer_sizes=-1).fit(x, y), "hidden_layer_sizes"),
+            (lambda m: m.set_params(alpha=-1).fit(x, y), "The 'alpha' parameter"),
+            (lambda m: m.set_params(dropout=1.0).fit(x, y), "The 'dropout' parameter"),
+            (lambda m: m.set_params(weight_decay=-1).fit(x, y), "The 'weight_decay' parameter"),
+            (lambda m: m.set_params(label_smoothing=1).fit(x, y), "The 'label_smoothing' param"),
+            (lambda m: m.set_params(clip_norm=0).fit(x, y), "The 'clip_norm' parameter"),
+            (lambda m: m.set_params(layer_norm=3).fit(x, y), "The 'layer_norm' parameter"),
+            (lambda m: m.set_params(dtype="int32").fit(x, y), "dtype"),
+            (lambda m: m.set_params(dtype=np.int64).fit(x, y), "dtype must be float32, float64"),
+            (lambda m: m.set_params(activation="relo").fit(x, y), "The 'activation' parameter"),
+            (lambda m: m.set_params(activation=["relu"] * 2).fit(x, y), "one name for each of 1"),
+            (lambda m: m.set_params(activation=[3]).fit(x, y), "activation must hold names"),
+            (lambda m: m.set_params(class_weight={0: "a"}).fit(x, y), ""),
+            (lambda m: m.set_params(solver="sgd", weight_decay=0.1).fit(x, y), "solver='adam'"),
+            (lambda m: m.set_params(solver="lbfgs", dropout=0.1).fit(x, y), "dropout needs")]:
+        with pytest.raises(ValueError, match=match):
+            call(copy.deepcopy(own))
+    with pytest.raises(AttributeError, match="no attribute 'partial_fit'"):
+        ours.MLPClassifier(solver="lbfgs").partial_fit(x, y)
+    with pytest.raises((TypeError, ValueError), match="callback"):
+        ours.MLPClassifier(callbacks=[3]).fit(x, y)
+
+
+def test_one_class_is_predicted():
+    x = problem("classes")[0]
+    for their, own in [[module.MLPClassifier(max_iter=3, random_state=0).fit(x, ["a"] * 150)
+                        for module in (theirs, ours)]]:
+        assert set(own.predict(x)) == set(own.frozen().predict(x)) == {"a"}
+        np.testing.assert_allclose(own.predict_proba(x), their.predict_proba(x))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("early", [False, True])
+def test_38_training_that_diverges(early):
+    x, y, *_ = problem("numbers")
+    own = ours.MLPRegressor(solver="sgd", learning_rate_init=1e6, early_stopping=early, max_iter=30,
+                            n_iter_no_change=40, random_state=0)
+    if not early:
+        with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+            own.fit(x, y)
+        return
+    own.fit(x, y)
+    assert np.isnan(own.validation_scores_[-1]) and np.isfinite(own.predict(x)).all()
+    assert np.isnan(own.loss_) and own.n_iter_ == 30
+
+
+def test_a_fit_that_has_not_converged_warns():
+    x, y, *_ = problem("classes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        with pytest.raises(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
+            ours.MLPClassifier(max_iter=3).fit(x, y)
+        ours.MLPClassifier(max_iter=3000, tol=0.1).fit(x, y)
