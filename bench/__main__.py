@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from bench import contenders, kernels, network_sweep, networks, peers, steady, sweep
+from bench import (
+    contenders,
+    estimators,
+    kernels,
+    network_sweep,
+    networks,
+    peers,
+    steady,
+    sweep,
+)
 from bench.measure import SAMPLE_SECONDS, environment
 from bench.report import Column, Report, digits, microseconds, shape, times
 
@@ -367,6 +376,46 @@ def run_steady(options: argparse.Namespace) -> None:
     report.close(results, options.markdown, options.json)
 
 
+def milliseconds(seconds: float) -> str:
+    return digits(1e3 * seconds)
+
+
+ESTIMATOR_COLUMNS: list[Column] = [
+    ("what", 21, lambda result: result.what),
+    ("data", 13, lambda result: result.data),
+    ("batch", 5, lambda result: result.batch),
+    ("dtype", 7, lambda result: result.dtype),
+    ("scikit-learn ms", 15, lambda result: milliseconds(result.theirs)),
+    ("fastnet ms", 10, lambda result: milliseconds(result.ours)),
+    ("ratio", 6, lambda result: digits(result.ratio)),
+    ("target", 6, lambda result: f"{result.target:g}" if result.target else "-"),
+    ("met", 3, lambda result: yes_or_no(result.met)),
+]
+
+
+def run_estimators(options: argparse.Namespace) -> None:
+    """Measure the estimators against scikit-learn's."""
+    if options.plot:
+        import_module("matplotlib")
+    version = import_module("sklearn").__version__
+    rounds, seconds = (3, 0.1) if options.quick else (9, 3)
+    described = environment(options.dtype)
+    report = Report({
+        **described, "scikit-learn": version,
+        "samples": in_turns(rounds, seconds, estimators.SAMPLE_SECONDS),
+        "verified": "equal losses from equal random states",
+        "figures": RATIOS})
+    results = list(report.table(
+        ESTIMATOR_COLUMNS, estimators.run(options.dtype, rounds, seconds, options.quick)))
+    judged = [result for result in results if result.met is not None]
+    report.show(f"{sum(result.met is True for result in judged)} of {len(judged)} targets are met")
+    report.show("")
+    if options.plot:
+        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
+        estimators.draw(results, title).savefig(options.plot, dpi=110)
+    report.close(results, options.markdown, options.json)
+
+
 def new_file(text: str) -> Path:
     """Return a path that can be written to later: not after the run is the time to learn it."""
     path = Path(text)
@@ -432,6 +481,16 @@ def main() -> int:
                          help="draw all ratios as PNG; needs matplotlib")
     add_common(command)
     command.set_defaults(run=run_networks)
+
+    command = commands.add_parser(
+        "estimators", help="the estimators against scikit-learn's",
+        description="Whole fits of the estimators, and calls with one sample, against "
+                    "scikit-learn's at equal settings, one thread each; needs the extra [sklearn].")
+    command.add_argument("--quick", action="store_true", help="few rounds of 5 iterations")
+    command.add_argument("--plot", metavar="FILE", type=new_file,
+                         help="draw the ratios as PNG; needs matplotlib")
+    add_common(command)
+    command.set_defaults(run=run_estimators)
 
     command = commands.add_parser(
         "steady", help="steps through long training and among subnormal numbers",

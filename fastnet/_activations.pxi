@@ -19,7 +19,8 @@ cdef real TANH_LIMIT = 9.5 if sizeof(real) == sizeof(float) else 20.5
 # erfc(z) exp(z^2) (1 + 2 z) for z >= 0 is a smooth function of t = (z - 3) / (z + 3), from -1 to 1
 # (M. M. Shepherd and J. G. Laframboise, Math. Comp. 36, 1981). These are its coefficients in
 # Chebyshev polynomials of t; they fall so fast that powers of t serve as well, and are quicker.
-CHEBYSHEV = [
+cdef double CHEBYSHEV[ERFC_TERMS]
+CHEBYSHEV[:] = [
     1.1775625741965600463, 5.3539045396156767694e-3, -9.3775503422842090522e-2,
     5.4366525557443220495e-2, -1.8976596707845207386e-2, 4.4534260614627115695e-3,
     -6.3355317105531469398e-4, 1.7661719523171591851e-5, 1.2841532864056670734e-5,
@@ -29,25 +30,29 @@ CHEBYSHEV = [
     -2.0792249285979899778e-13, 1.8134502003176962422e-13, 1.9734255745447388335e-14,
     -7.2879437375926731568e-15, -1.5169878690228115682e-15, 2.3514112258781403525e-16,
     1.0006111691821667611e-16, 0.0]
+cdef real ERFC[ERFC_TERMS]      # those of 1, t, t^2 ...
 
 
-def powers(chebyshev):
-    """Return the coefficients of 1, t, t^2 ... of a sum of Chebyshev polynomials."""
-    before, last, total = [1.0], [0.0, 1.0], [0.0] * len(chebyshev)
-    for coefficient in chebyshev:       # T0 = 1,  T1 = t,  T(k+1) = 2 t T(k) - T(k-1)
-        for i, factor in enumerate(before):
-            total[i] += coefficient * factor
-        following = [0.0, *(2 * factor for factor in last)]
-        for i, factor in enumerate(before):
-            following[i] -= factor
-        before, last = last, following
-    return total
+cdef void take_powers(int terms) noexcept nogil:
+    """ERFC from the first terms of CHEBYSHEV."""
+    cdef double before[ERFC_TERMS]
+    cdef double last[ERFC_TERMS]
+    cdef double following[ERFC_TERMS]
+    cdef double total[ERFC_TERMS]
+    cdef int i, k
+    for i in range(ERFC_TERMS):
+        before[i], last[i], total[i] = i == 0, i == 1, 0
+    for k in range(terms):              # T0 = 1,  T1 = t,  T(k+1) = 2 t T(k) - T(k-1)
+        for i in range(terms):
+            total[i] += CHEBYSHEV[k] * before[i]
+            following[i] = (2 * last[i - 1] if i > 0 else 0) - before[i]
+        for i in range(terms):
+            before[i], last[i] = last[i], following[i]
+    for i in range(ERFC_TERMS):
+        ERFC[i] = total[i]
 
 
-cdef real ERFC[ERFC_TERMS]
-for place, factor in enumerate(
-        powers(CHEBYSHEV[:ERFC_SHORT] if sizeof(real) == sizeof(float) else CHEBYSHEV)):
-    ERFC[place] = <double>factor        # as it stands Cython would take a float of it
+take_powers(ERFC_SHORT if sizeof(real) == sizeof(float) else ERFC_TERMS)
 
 
 cdef inline vec sigmoid(vec x) noexcept nogil:

@@ -329,9 +329,8 @@ FORMS = {
 def test_10_to_25_layers_convert_what_is_harmless(name, kind, rng):
     x, dy = rng.integers(0, 2, (2, 6, 4)).astype(np.float32)
     layer, form = LAYERS[name](), FORMS[kind]
-    seen = np.zeros(1, np.uint64)           # dropout drops by what it has seen
-    if isinstance(layer, fn.Dropout):
-        layer._seen = seen
+    # Dropout drops by what it has seen.
+    seen = layer._seen if isinstance(layer, fn.Dropout) else np.zeros(1, np.uint64)
     y, dx = layer.forward(x), layer.backward(dy)
     seen[0] = 0
     np.testing.assert_allclose(layer.forward(form(x)), y, rtol=0, atol=1e-6)
