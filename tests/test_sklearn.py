@@ -22,7 +22,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 import fastnet as fn  # noqa: E402
 from fastnet import sklearn as ours  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+              pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1")]
 
 BOOKS = ("classes_", "loss_", "best_loss_", "loss_curve_", "validation_scores_",
          "best_validation_score_", "t_", "n_features_in_", "n_iter_", "n_layers_", "n_outputs_",
@@ -496,7 +497,7 @@ def test_what_is_wrong_is_said_in_their_words():
             (lambda m: m.set_params(activation="relo").fit(x, y), "The 'activation' parameter"),
             (lambda m: m.set_params(activation=["relu"] * 2).fit(x, y), "one name for each of 1"),
             (lambda m: m.set_params(activation=[3]).fit(x, y), "activation must hold names"),
-            (lambda m: m.set_params(class_weight={0: "a"}).fit(x, y), ""),
+            (lambda m: m.set_params(class_weight={0: "a"}).fit(x, y), "could not convert"),
             (lambda m: m.set_params(solver="sgd", weight_decay=0.1).fit(x, y), "solver='adam'"),
             (lambda m: m.set_params(solver="lbfgs", dropout=0.1).fit(x, y), "dropout needs")]:
         with pytest.raises(ValueError, match=match):
