@@ -781,7 +781,7 @@ cdef class Engine:
         cdef const real *x = b.x
         cdef const real *scores
         cdef bint finite = True, gathers = self.pending or not update
-        cdef bint wait = gathers or block < b.n or isfinite(steps.clip_norm)
+        cdef bint wait = block < b.n or isfinite(steps.clip_norm)
         cdef double divisor, scale
         value[0], total[0] = 0, self.weigh(b, o)
         if not o.mean:

@@ -250,10 +250,13 @@ cdef int check_rate(double lr, int dtype) except -1:
 
 
 def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, double beta2,
-               double own_decay, double decay):
+               double own_decay, double decay, bint corrected=True):
     """Return rate, root, shrink and decay of Adam's next steps, as `Update` in _table.pxd has them.
 
     lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * own_decay and decay.
+
+    Unless `corrected`, epsilon is added to the root of a mean that is not, as in section 2 of Kingma
+    and Ba: lr * sqrt(1 - beta2^t) / (1 - beta1^t) and 1.
 
     Parameters
     ----------
@@ -262,6 +265,7 @@ def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, doubl
     taken, steps : int
         Steps that were taken before, and that are to come.
     beta1, beta2, own_decay, decay : float
+    corrected : bool
 
     Returns
     -------
@@ -278,6 +282,9 @@ def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, doubl
         t = taken + 1 + i
         rates[4 * i] = lr / (1 - pow(beta1, t))
         rates[4 * i + 1] = 1 / sqrt(1 - pow(beta2, t))
+        if not corrected:
+            rates[4 * i] /= rates[4 * i + 1]
+            rates[4 * i + 1] = 1
         rates[4 * i + 2] = 1 - lr * own_decay
         rates[4 * i + 3] = decay
     return found

@@ -80,7 +80,7 @@ class _SGD(SGD):
         rates = np.ones((steps, 4))
         if not self._momentum:
             rates[:, 0] = self._lr * self.factor
-        rates[:, 3] = self.decays / self.factor
+        rates[:, 3] = self.decays
         return rates
 
     def numbers(self) -> dict[str, float]:
@@ -116,10 +116,8 @@ class _Adam(Adam):
     def rates(self, steps: int) -> np.ndarray:
         """See `Optimizer.rates`."""
         rates: np.ndarray = adam_rates(
-            [self._lr], self.steps, steps, self._beta1, self._beta2, self._own_decay, 0.0)
-        rates[:, 0] /= rates[:, 1]
-        rates[:, 1] = 1
-        rates[:, 3] = self.decays / self.factor
+            [self._lr], self.steps, steps, self._beta1, self._beta2, self._own_decay, 0.0, False)
+        rates[:, 3] = self.decays
         return rates
 
     def numbers(self) -> dict[str, float]:
@@ -146,6 +144,7 @@ class _Trainer(Trainer):
         self._objective = objective_of(loss, network.dtype, penalty=penalty, by_rows=True)
         self.alpha, self.diverged = alpha, False
         self.constants: np.ndarray | None = None        # that are added to each sample's loss
+        self._sized: int | None = None          # of how many samples the optimizer has the decays
 
     def train_on(
         self, portion: Portion, batch_size: int, place: str, number: int, tally: Tally,
@@ -156,26 +155,30 @@ class _Trainer(Trainer):
             tally.add(np.nan, 1, 0, 0)
             return np.nan
         n = len(portion.x) if portion.order is None else len(portion.order)
-        starts = np.arange(0, n, batch_size)
-        if portion.weights is None:
-            sizes = np.full(len(starts), float(batch_size))
-            sizes[-1] = n - starts[-1]
-        else:
-            weights = portion.weights if portion.order is None else portion.weights[portion.order]
-            sizes = np.add.reduceat(weights, starts, dtype=np.float64)
-        self.optimizer.decays = self.alpha / sizes      # type: ignore[attr-defined]
-        if self.constants is not None:
-            constants = self.constants if portion.order is None else self.constants[portion.order]
-            if portion.weights is not None:
-                constants = constants * weights
-            means = np.add.reduceat(constants, starts) / sizes
-            tally.total += float(np.dot(means, np.diff(np.append(starts, n))))
+        if portion.weights is not None or self.constants is not None or self._sized != n:
+            self._weigh(portion, n, batch_size, tally)
         try:
             return super().train_on(portion, batch_size, place, number, tally, update)
         except FloatingPointError:
             self.diverged = True
             tally.add(np.nan, 1, 0, 0)
             return np.nan
+
+    def _weigh(self, portion: Portion, n: int, batch_size: int, tally: Tally) -> None:
+        """Give the optimizer each batch's decay, and add what the batches' losses lack."""
+        starts = np.arange(0, n, batch_size)
+        counts = np.diff(np.append(starts, n)).astype(np.float64)
+        sizes, weights = counts, portion.weights
+        if weights is not None:
+            weights = weights if portion.order is None else weights[portion.order]
+            sizes = np.add.reduceat(weights, starts, dtype=np.float64)
+        if self.constants is not None:
+            constants = self.constants if portion.order is None else self.constants[portion.order]
+            constants = constants if weights is None else constants * weights
+            tally.total += float(np.dot(np.add.reduceat(constants, starts) / sizes, counts))
+        optimizer: Any = self.optimizer
+        optimizer.decays = self.alpha / sizes / optimizer.factor
+        self._sized = n
 
     def gradients(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> float:
         """Leave gradients of the sum of losses on the layers, and return the mean, with penalty."""
@@ -413,7 +416,8 @@ class _MLP(BaseMultilayerPerceptron):
         X = self._as_taken(X)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+            weights = _check_sample_weight(
+                sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         if self.class_weight is not None:
             by_class = compute_sample_weight(self.class_weight, labels)
             weights = np.asarray(by_class if weights is None else by_class * weights, X.dtype)
