@@ -255,8 +255,8 @@ def adam_rates(list lrs, Py_ssize_t taken, Py_ssize_t steps, double beta1, doubl
 
     lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * own_decay and decay.
 
-    Unless `corrected`, epsilon is added to the root of a mean that is not, as in section 2 of Kingma
-    and Ba: lr * sqrt(1 - beta2^t) / (1 - beta1^t) and 1.
+    Unless `corrected`, epsilon is added to the root of a mean that is not, as in section 2 of
+    Kingma and Ba: lr * sqrt(1 - beta2^t) / (1 - beta1^t) and 1.
 
     Parameters
     ----------
