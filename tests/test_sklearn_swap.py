@@ -9,6 +9,7 @@ import pytest
 
 sklearn = pytest.importorskip("sklearn", "1.8")
 pytest.importorskip("fastnet.sklearn")
+pytest.importorskip("pandas")       # one of their tests wants it
 
 FILE = Path(sklearn.__file__).parent / "neural_network" / "tests" / "test_mlp.py"
 LEFT_OUT = {
