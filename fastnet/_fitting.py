@@ -277,7 +277,7 @@ class Fitting:
         orders = None if self.orders is None else self.orders.bit_generator.state
         return {
             "epoch": self.epoch,
-            "orders": _plain(orders), "history": vars(self.history),
+            "orders": orders, "history": vars(self.history),
             "callbacks": [[name, callback.state_dict()] for name, callback in self._stateful()]}
 
     def _stateful(self) -> list[tuple[str, Callback]]:
@@ -309,10 +309,3 @@ class Fitting:
             callback.load_state_dict(one)
         self.epoch = state["epoch"]
         vars(self.history).update(state["history"])
-
-
-def _plain(state: Any) -> Any:
-    """Return a generator's state with lists in place of arrays."""
-    if isinstance(state, dict):
-        return {name: _plain(value) for name, value in state.items()}
-    return state.tolist() if isinstance(state, np.ndarray) else state

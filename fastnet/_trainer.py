@@ -84,6 +84,13 @@ def _weights_of_classes(
     return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
 
 
+def _value(loss: Any, scores: np.ndarray, y: Any, weights: Any) -> float:
+    """Return the loss; somebody's own may take no weights."""
+    value: float = (loss.forward(scores, y) if weights is None
+                    else loss.forward(scores, y, weights))
+    return value
+
+
 class Trainer:
     """What `Sequential.compile` was given, checked, and the steps that it takes.
 
@@ -295,7 +302,6 @@ class Trainer:
         update: bool,
     ) -> float:
         """Take a step per batch of a portion; return the last loss. `number`: of the portion."""
-        optimizer, loss = self.optimizer, self.loss
         x, y, weights, order = portion
         n = len(x) if order is None else len(order)
         if n == 0:
@@ -307,12 +313,7 @@ class Trainer:
                 weights = None if weights is None else weights[order]
             value, scores, y, weights = self._step_by_layers(
                 x, y, weights, f"{place}, step {number + 1}", update)
-            share = self._share(scores, y, weights)
-            tally.add(value * (share if loss.reduction == "mean" else 1), share,
-                      self._right_answers(scores, y) if self._counts else 0,
-                      self._answers(y) if self._counts else 0)
-            if tally.keeps_scores:
-                tally.keep(*self._of_interest(scores, y))
+            self._count(tally, value, scores, y, weights)
             return value
         assert self._engine is not None and self._objective is not None
         if tally.keeps_scores:
@@ -323,12 +324,13 @@ class Trainer:
                 x, y, weights, self._objective, batch_size, order, self._counts,
                 self._keeps_gradients, steps, update, scores)
         finally:
-            optimizer.steps += steps.taken
+            self.optimizer.steps += steps.taken
         if outcome != "fine":
             raise self._failure(outcome, value, f"{place}, step {number + step}")
-        if order is not None and (self._counts or scores is not None):
+        if order is not None and (
+                scores is not None or getattr(self.loss, "ignore_index", None) is not None):
             y = y[order]
-        tally.add(total, shares, correct, self._answers(y) if self._counts else 0)
+        tally.add(total, shares, correct, self._answers(y, n))
         if scores is not None:
             tally.keep(*self._of_interest(scores, y))
         return value
@@ -365,9 +367,7 @@ class Trainer:
             if y is not None and loss.__class__ in LOSSES.values():
                 y = self._target(y, len(scores), scores.shape[1])
                 weights = self._weights(weights, None, y)
-            value: float = (                            # somebody's own loss may take no weights
-                loss.forward(scores, y) if weights is None      # type: ignore[attr-defined]
-                else loss.forward(scores, y, weights))          # type: ignore[attr-defined]
+            value = _value(loss, scores, y, weights)
             if not math.isfinite(value):
                 self._pending = None
                 raise self._failure("loss", value, place)
@@ -467,32 +467,39 @@ class Trainer:
     def _measure_some(
         self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, tally: Tally
     ) -> None:
-        loss = self.loss
-        answers = self._answers(y) if self._counts else 0
-        if self._engine is not None and self._objective is not None:
-            scores = (np.empty((len(x), self._engine.n_out), self._dtype) if tally.keeps_scores
-                      else None)
-            outcome, total, shares, correct = self._engine.evaluate(
-                x, y, weights, self._objective, self._counts, scores)
-            if outcome != "fine":
-                raise self._failure(outcome, math.nan, "")
-            tally.add(total, shares, correct, answers)
-        else:
-            scores, loss = self._network.predict(x), copy(loss)
-            value = (loss.forward(scores, y) if weights is None    # type: ignore[attr-defined]
-                     else loss.forward(scores, y, weights))        # type: ignore[attr-defined]
-            share = self._share(scores, y, weights)     # of a sum: reported for a sample, as by fit
-            tally.add(value * (share if loss.reduction == "mean" else 1), share,
-                      self._right_answers(scores, y) if self._counts else 0, answers)
-        if scores is not None and tally.keeps_scores:
+        if self._engine is None or self._objective is None:
+            scores = self._network.predict(x)
+            self._count(tally, _value(copy(self.loss), scores, y, weights), scores, y, weights)
+            return
+        kept = np.empty((len(x), self._engine.n_out), self._dtype) if tally.keeps_scores else None
+        outcome, total, shares, correct = self._engine.evaluate(
+            x, y, weights, self._objective, self._counts, kept)
+        if outcome != "fine":
+            raise self._failure(outcome, math.nan, "")
+        tally.add(total, shares, correct, self._answers(y, len(x)))
+        if kept is not None:
+            tally.keep(*self._of_interest(kept, y))
+
+    def _count(
+        self, tally: Tally, value: float, scores: np.ndarray, y: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> None:
+        """Count a portion whose loss came from the layers, a sum as that of single samples."""
+        share = self._share(scores, y, weights)
+        tally.add(value * (share if self.loss.reduction == "mean" else 1), share,
+                  self._right_answers(scores, y) if self._counts else 0,
+                  self._answers(y, len(scores)))
+        if tally.keeps_scores:
             tally.keep(*self._of_interest(scores, y))
 
-    def _answers(self, y: np.ndarray) -> int:
-        """Return how many answers accuracy counts: not those whose label is ignored."""
-        if self.metrics.get("accuracy") is measures.binary_accuracy:
-            return y.size
+    def _answers(self, y: np.ndarray, n: int) -> int:
+        """Return how many of n rows' answers accuracy counts: not those whose label is ignored."""
+        if not self._counts:
+            return 0
+        if self.metrics["accuracy"] is measures.binary_accuracy:
+            return n * int(y.shape[1])
         ignored = getattr(self.loss, "ignore_index", None)
-        return len(y) if ignored is None or y.ndim > 1 else int((y != ignored).sum())
+        return n if ignored is None or y.ndim > 1 else int((y != ignored).sum())
 
     def _of_interest(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and targets of the rows whose label is not ignored."""
@@ -504,9 +511,8 @@ class Trainer:
     def _share(self, scores: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
         """Return what the mean over a batch divides by, as often as an epoch's mean needs."""
         loss = self.loss
-        if loss is None or loss.reduction != "mean" or isinstance(loss, EntryLoss):
-            return len(y) if weights is None or loss is None or loss.reduction != "mean" else (
-                _ops.sum_of_weights(weights))
+        if loss.reduction != "mean":
+            return len(y)
         if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)) and (
                 weights is not None or not loss.is_plain):
             return loss.rows(y, scores, weights)[1]

@@ -54,16 +54,12 @@ THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 # entries. `factor` is theirs over ours, and goes into the optimizers' numbers. Their decay, alpha
 # over the samples of a batch, is a number of each step.
 
-class _SGD(SGD):
-    """Their momentum: the learning rate inside the velocity, so that it counts for what it was."""
+class _Conventions:
+    """What both of their optimizers share: the gradient's factor, and each step's own decay."""
 
-    def __init__(self, lr: float, momentum: float, nesterov: bool, factor: float,
-                 **options: Any) -> None:
-        super().__init__(lr, decay_vectors=False, **options)
-        self._momentum = float(momentum)        # 1 is allowed here
-        self._nesterov = bool(nesterov and momentum)
-        self.factor = factor
-        self.decays = np.zeros(1)
+    _lr: float
+    factor = 1.0
+    decays: Any = 0.0
 
     @property
     def learning_rate(self) -> float:
@@ -74,6 +70,17 @@ class _SGD(SGD):
     def constant(self) -> bool:
         """See `Optimizer.constant`: decay is not."""
         return False
+
+
+class _SGD(_Conventions, SGD):
+    """Their momentum: the learning rate inside the velocity, so that it counts for what it was."""
+
+    def __init__(self, lr: float, momentum: float, nesterov: bool, factor: float,
+                 **options: Any) -> None:
+        super().__init__(lr, decay_vectors=False, **options)
+        self._momentum = float(momentum)        # 1 is allowed here
+        self._nesterov = bool(nesterov and momentum)
+        self.factor = factor
 
     def rates(self, steps: int) -> np.ndarray:
         """See `Optimizer.rates`."""
@@ -94,7 +101,7 @@ class _SGD(SGD):
         return {"momentum": self._momentum, "gain": gain}
 
 
-class _Adam(Adam):
+class _Adam(_Conventions, Adam):
     """Their Adam: epsilon stands beside the root of the mean that is not corrected yet."""
 
     def __init__(self, lr: float, betas: tuple[float, float], eps: float, own_decay: float,
@@ -102,12 +109,6 @@ class _Adam(Adam):
         super().__init__(lr, betas, eps, decay_vectors=False, **options)
         self._weight_decay_itself = own_decay
         self.factor = factor
-        self.decays = np.zeros(1)
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate, as theirs call it."""
-        return float(self._lr)
 
     @property
     def _own_decay(self) -> float:
@@ -152,8 +153,7 @@ class _Trainer(Trainer):
     ) -> float:
         """As of `Trainer`."""
         if self.diverged:
-            tally.add(np.nan, 1, 0, 0)
-            return np.nan
+            return self._lost(tally)
         n = len(portion.x) if portion.order is None else len(portion.order)
         if portion.weights is not None or self.constants is not None or self._sized != n:
             self._weigh(portion, n, batch_size, tally)
@@ -161,8 +161,13 @@ class _Trainer(Trainer):
             return super().train_on(portion, batch_size, place, number, tally, update)
         except FloatingPointError:
             self.diverged = True
-            tally.add(np.nan, 1, 0, 0)
-            return np.nan
+            return self._lost(tally)
+
+    @staticmethod
+    def _lost(tally: Tally) -> float:
+        """Count a portion without a result."""
+        tally.add(np.nan, 1, 0, 0)
+        return np.nan
 
     def _weigh(self, portion: Portion, n: int, batch_size: int, tally: Tally) -> None:
         """Give the optimizer each batch's decay, and add what the batches' losses lack."""
@@ -195,7 +200,7 @@ class _Trainer(Trainer):
             return super().measure(samples)
         except FloatingPointError:
             tally = self.tally()
-            tally.add(np.nan, 1, 0, 0)
+            self._lost(tally)
             return tally
 
 
