@@ -393,11 +393,39 @@ ESTIMATOR_COLUMNS: list[Column] = [
 ]
 
 
+SCORE_COLUMNS: list[Column] = [
+    ("data", 13, lambda scores: scores.data),
+    ("scikit-learn", 12, lambda scores: f"{statistics.mean(scores.theirs):.4f}"),
+    ("fastnet", 7, lambda scores: f"{statistics.mean(scores.ours):.4f}"),
+    ("difference", 10, lambda scores: f"{scores.difference:+.1e}"),
+    ("standard error", 14, lambda scores: f"{scores.standard_error:.4f}"),
+    ("met", 3, lambda scores: yes_or_no(scores.met)),
+]
+
+
+def run_scores(options: argparse.Namespace, version: str) -> None:
+    """Compare what the estimators reach with their defaults."""
+    seeds = 2 if options.quick else estimators.SEEDS
+    report = Report({
+        "scikit-learn": version,
+        "scores": f"means over {seeds} seeds, of the quarter of samples that was held out: "
+                  "accuracy, for diabetes R^2",
+        "met": "not below scikit-learn's by more than its standard error"})
+    results = list(report.table(
+        SCORE_COLUMNS, (estimators.scores(name, seeds) for name in estimators.SCORED)))
+    report.close(results, options.markdown, options.json)
+    if not all(result.met for result in results):
+        raise kernels.WrongResult("scores are below scikit-learn's")
+
+
 def run_estimators(options: argparse.Namespace) -> None:
     """Measure the estimators against scikit-learn's."""
     if options.plot:
         import_module("matplotlib")
     version = import_module("sklearn").__version__
+    if options.scores:
+        run_scores(options, version)
+        return
     rounds, seconds = (3, 0.1) if options.quick else (9, 3)
     described = environment(options.dtype)
     report = Report({
@@ -486,7 +514,10 @@ def main() -> int:
         "estimators", help="the estimators against scikit-learn's",
         description="Whole fits of the estimators, and calls with one sample, against "
                     "scikit-learn's at equal settings, one thread each; needs the extra [sklearn].")
-    command.add_argument("--quick", action="store_true", help="few rounds of 5 iterations")
+    command.add_argument("--quick", action="store_true",
+                         help="few rounds of 5 iterations, or few seeds")
+    command.add_argument("--scores", action="store_true",
+                         help="compare scores with default settings over 10 seeds instead")
     command.add_argument("--plot", metavar="FILE", type=new_file,
                          help="draw the ratios as PNG; needs matplotlib")
     add_common(command)

@@ -12,24 +12,26 @@ cdef enum:
 cdef inline void add_rows(
         const real *A, dvec *totals, Py_ssize_t row, Py_ssize_t width, Py_ssize_t left,
         int rows) noexcept nogil:
-    """totals[j] += sum_i A[i, j]   for a constant number of rows, in double."""
-    cdef dvec parts[PARTS]
+    """totals[j] += sum_i A[i, j]   for a constant number of rows, 1, 2, 4 or 8, added in pairs."""
+    cdef vec v[SUMMED]
     cdef Py_ssize_t j, at
-    cdef int i, k
-    cdef vec v
+    cdef int i, k, half
     for j from 0 <= j < width by LANES:
         for i in range(rows):
             at = i * row + j
-            v = load(A + at, left - at)     # what is there, even of the next row
-            for k in range(PARTS):
-                parts[k] = widen(v, k) if i == 0 else parts[k] + widen(v, k)
+            v[i] = load(A + at, left - at)      # what is there, even of the next row
+        half = rows // 2
+        while half >= 1:
+            for i in range(half):
+                v[i] = v[i] + v[i + half]
+            half = half // 2
         for k in range(PARTS):
-            totals[j // LANES * PARTS + k] = totals[j // LANES * PARTS + k] + parts[k]
+            totals[j // LANES * PARTS + k] = totals[j // LANES * PARTS + k] + widen(v[0], k)
 
 
 cdef void sum_rows(
         const real *A, real *sums, Py_ssize_t m, Py_ssize_t n, bint add) noexcept nogil:
-    """sums[j] = sum_i A[i, j], or += if add, in double: SUMMED rows at a time, as they lie."""
+    """sums[j] = sum_i A[i, j], or += if add: sums of SUMMED rows are added up in double."""
     cdef dvec totals[BAND * PARTS]
     cdef vec v = broadcast(0)
     cdef Py_ssize_t first, i, j, width, vectors, left

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastnet.callbacks import Callback, Checkpoint
+from fastnet.callbacks import Callback, Checkpoint, methods_called
 from fastnet.history import History
 from fastnet.metrics import Metric
 
@@ -128,31 +128,29 @@ class Batches:
         return self._prepare(batch[0], batch[1], batch[2] if len(batch) > 2 else None)
 
 
-@dataclass
 class Tally:
     """What is measured over an epoch or a set of samples, portion by portion.
 
-    Attributes
+    Parameters
     ----------
     metrics : dict
         By name.
     counts : bool
         Whether "accuracy" is counted on the way, in `correct` of `answers`.
+
+    Attributes
+    ----------
+    keeps_scores : bool
+        Whether there are metrics that need all scores.
     """
 
-    metrics: dict[str, Metric]
-    counts: bool
-    total: float = 0.0
-    shares: float = 0.0
-    correct: int = 0
-    answers: int = 0
-    scores: list[np.ndarray] = field(default_factory=list)
-    targets: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def keeps_scores(self) -> bool:
-        """Whether there are metrics that need all scores."""
-        return len(self.metrics) > self.counts
+    def __init__(self, metrics: dict[str, Metric], counts: bool) -> None:
+        self.metrics, self.counts = metrics, counts
+        self.keeps_scores = len(metrics) > counts
+        self.total = self.shares = 0.0
+        self.correct = self.answers = 0
+        self.scores: list[np.ndarray] = []
+        self.targets: list[np.ndarray] = []
 
     def add(self, total: float, shares: float, correct: int, answers: int) -> None:
         """Count a portion."""
@@ -173,7 +171,7 @@ class Tally:
 
     def figures(self) -> dict[str, float]:
         """Return the loss and every metric."""
-        return {"loss": self.loss, **self.measured()}
+        return {"loss": self.loss, **self.measured()} if self.metrics else {"loss": self.loss}
 
     def measured(self) -> dict[str, float]:
         """Return every metric."""
@@ -219,8 +217,12 @@ class Fitting:
         self.rows, self.epochs, self.epoch, self.orders = rows, epochs, epoch, orders
         self.parts = parts
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
-        self.watches_batches = any(callback.wants_batches() for callback in callbacks)
         self.history = History()
+        self._methods = {name: methods_called(name, self.callbacks) for name in (
+            "on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end",
+            "on_epoch_end", "on_train_end")}
+        self.watches_batches = bool(self._methods["on_train_batch_begin"]
+                                    or self._methods["on_train_batch_end"])
         for callback in self.callbacks:
             callback.model = network
 
@@ -242,9 +244,9 @@ class Fitting:
         self._call("on_train_end", figures)
         return self.history
 
-    def _call(self, method: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, method)(*arguments)
+    def _call(self, name: str, *arguments: Any) -> None:
+        for method in self._methods[name]:
+            method(*arguments)
 
     def _train(self) -> Tally:
         """Go through all samples once."""
@@ -264,13 +266,14 @@ class Fitting:
             self.trainer.apply_pending(place)
         return tally
 
-    def _portions(self) -> Iterator[Portion]:
+    def _portions(self) -> Iterable[Portion]:
         if isinstance(self.source, Batches):
             return self.source.epoch()
-        order = self.orders.permutation(len(self.source)) if self.orders is not None else None
-        whole = (not self.watches_batches and self.source.prepare is None
-                 and self.trainer.runs_epochs)
-        return self.source.portions(len(self.source) if whole else self.rows, order)
+        source = self.source
+        order = self.orders.permutation(len(source.x)) if self.orders is not None else None
+        if not self.watches_batches and source.prepare is None and self.trainer.runs_epochs:
+            return [Portion(source.x, source.y, source.weights, order)]
+        return source.portions(self.rows, order)
 
     def state(self) -> dict[str, Any]:
         """Return what it takes to go on from here."""

@@ -342,10 +342,12 @@ cdef inline void dots_tile(
                 c[i * cols + j] = c[i * cols + j] + x * b[j]
         p += LANES
     if p < k:
+        for j in range(cols):
+            b[j] = load_first(b_rows[j] + p, k - p)
         for i in range(rows):
             x = load_first(a_rows[i] + p, k - p)
             for j in range(cols):
-                c[i * cols + j] = c[i * cols + j] + x * load_first(b_rows[j] + p, k - p)
+                c[i * cols + j] = c[i * cols + j] + x * b[j]
     x = sums_of_lanes(c) + bias
     if relu:
         x = vec_relu(x)

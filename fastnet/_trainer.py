@@ -142,6 +142,8 @@ class Trainer:
             raise TypeError(f"metrics must be a list, got {metrics!r}")
         self._given = list(metrics)
         self.metrics = self._named()
+        self._counts = self.metrics.get("accuracy") in (         # on the way
+            measures.accuracy, measures.binary_accuracy)
         self._keeps_gradients = bool(keep_gradients)
         built_in = type(loss) in LOSSES.values()
         self._objective = objective_of(loss, self._dtype) if built_in else None
@@ -177,11 +179,6 @@ class Trainer:
                                      f"{type(self.loss).__name__} does not have")
             found[name] = function
         return found
-
-    @property
-    def _counts(self) -> bool:
-        """Whether accuracy is counted on the way."""
-        return self.metrics.get("accuracy") in (measures.accuracy, measures.binary_accuracy)
 
     # ---- Samples as they are taken -----------------------------------------------------------
 

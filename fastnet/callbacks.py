@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,6 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-
-    @classmethod
-    def wants_batches(cls) -> bool:
-        """Return whether there is a method for batches."""
-        return (cls.on_train_batch_begin is not Callback.on_train_batch_begin
-                or cls.on_train_batch_end is not Callback.on_train_batch_end)
 
 
 class _Watch:
@@ -373,3 +367,10 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks must hold callbacks, got {callback!r}")
     return list(callbacks)
+
+
+def methods_called(name: str, callbacks: Sequence[Callback]) -> list[Callable[..., None]]:
+    """Return a method of each callback, but of those that have only the one that does nothing."""
+    methods = [getattr(callback, name) for callback in callbacks]
+    nothing = getattr(Callback, name)
+    return [method for method in methods if getattr(method, "__func__", None) is not nothing]

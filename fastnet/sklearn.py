@@ -22,11 +22,17 @@ from sklearn.base import _fit_context, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_consistent_length, check_random_state, compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.optimize import _check_optimize_result
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from fastnet import activations
 from fastnet._fitting import Fitting, Portion, Samples, Tally
@@ -263,9 +269,12 @@ class _Convergence(Callback):
     def _count(self) -> None:
         """Count the epochs in a row that were not better by tol, as they do."""
         own = self.estimator
-        before = getattr(own, "best_validation_score_", None)
-        own._update_no_improvement_count(own.early_stopping, *(self.validation or (None,) * 3))
-        if self.validation is not None and own.best_validation_score_ != before:
+        if self.validation is None:
+            own._update_no_improvement_count(False, None, None, None)
+            return
+        before = own.best_validation_score_
+        own._update_no_improvement_count(True, *self.validation)
+        if own.best_validation_score_ != before:
             own._best = [value.copy() for _, value, _ in own.network_.parameters()]
 
     def _stop(self, optimizer: Any) -> None:
@@ -779,6 +788,22 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
         self.class_weight, self.dropout, self.weight_decay = class_weight, dropout, weight_decay
         self.clip_norm, self.label_smoothing = clip_norm, label_smoothing
         self.layer_norm, self.callbacks, self.dtype = layer_norm, callbacks, dtype
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        """Return samples and rows of bool, as theirs; their LabelBinarizer takes its time."""
+        if hasattr(self, "classes_") and (self.warm_start or incremental):
+            found: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)
+            return found
+        X, y = validate_data(self, X, y, accept_sparse=["csr", "csc"], multi_output=True,
+                             dtype=(np.float64, np.float32), reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._label_binarizer = LabelBinarizer().fit(y)
+        self.classes_ = self._label_binarizer.classes_
+        if y.ndim == 2:
+            return X, self._label_binarizer.transform(y).astype(bool)
+        labels = np.searchsorted(self.classes_, y).reshape(-1, 1)
+        return X, labels > 0 if len(self.classes_) <= 2 else labels == np.arange(len(self.classes_))
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
