@@ -18,6 +18,8 @@ except ModuleNotFoundError as error:
     ) from error
 from fastnet import activations, callbacks, initializers, metrics, schedules
 from fastnet._config import show_config
+from fastnet._files import ModelFileError
+from fastnet._load import load
 from fastnet.checking import check_gradients
 from fastnet.digits import load_digits
 from fastnet.history import History, Scores
@@ -60,8 +62,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "Add", "BinaryCrossEntropy", "CrossEntropy", "Dense",
     "Dropout", "Flatten", "History", "Huber", "Identity", "Layer", "LayerNorm", "LeakyReLU",
-    "LogSoftmax", "Maximum", "MeanSquaredError", "NegativeLogLikelihood", "Poisson", "Predictor",
-    "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential", "SiLU", "Sigmoid", "Softmax",
-    "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations", "callbacks", "check_gradients",
-    "initializers", "load_digits", "metrics", "schedules", "show_config",
+    "LogSoftmax", "Maximum", "MeanSquaredError", "ModelFileError", "NegativeLogLikelihood",
+    "Poisson", "Predictor", "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential",
+    "SiLU", "Sigmoid", "Softmax", "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations",
+    "callbacks", "check_gradients", "initializers", "load", "load_digits", "metrics",
+    "schedules", "show_config",
 ]

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dtype", choices=["float32", "float64"], default="float32",
                        help="type of all numbers (default: %(default)s)")
     train.add_argument("--out", type=_stem, metavar="STEM",
-                       help="writes STEM.npz and STEM.png, or STEM.csv without matplotlib "
+                       help="writes STEM.safetensors and STEM.png, or STEM.csv without matplotlib "
                             "(default: digits, or the name of DATA and -model)")
     train.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write a CSV table with a row for each row of DATA: the label and the probability of each "
         "class, or the predicted number."))
     predict.set_defaults(run=_predict)
-    predict.add_argument("model", metavar="MODEL", help="STEM.npz, as train has written it")
+    predict.add_argument("model", metavar="MODEL", help="STEM.safetensors, as train has written it")
     predict.add_argument("data", metavar="DATA",
                          help="CSV file with the columns of the training data in any order, others "
                               "are ignored; or NPZ file with an array x (n, features)")
@@ -143,7 +143,7 @@ def _train(options: argparse.Namespace) -> None:
         raise _data.FileError("--target and --task need DATA")
     stem = options.out or (f"{Path(options.data).stem}-model" if own else "digits")
     picture = _results.can_draw()
-    model_path = Path(f"{stem}.npz")
+    model_path = Path(f"{stem}.safetensors")
     curves_path = Path(f"{stem}.png" if picture else f"{stem}.csv")
     for path in (model_path, curves_path):
         _results.check_writable(path, options.force, [options.data] if own else [])

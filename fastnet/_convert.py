@@ -188,3 +188,19 @@ def target(
         raise ValueError(f"target[{index}] is {array[index]}, but labels must be whole numbers "
                          f"from 0 to {n_classes - 1}")
     return np.require(array, np.intp, ["C", "A"])
+
+
+def set_random_state(source: Any, state: Any) -> None:
+    """Let a bit generator or `RandomState` go on; one of several errors where it is no state.
+
+    NumPy takes positions outside of its buffers, and reads there.
+    """
+    numbers = state.get("state", {})
+    for name, value, most in (("pos", numbers.get("pos", 0), 624),
+                              ("buffer_pos", state.get("buffer_pos", 0), 4)):
+        if not 0 <= value <= most:
+            raise ValueError(f"{name} of random numbers must be in [0, {most}], got {value!r}")
+    if isinstance(source, np.random.RandomState):
+        source.set_state(state)
+    else:
+        source.state = state

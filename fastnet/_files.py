@@ -1,23 +1,29 @@
 """Files that are written out of sight, and moved to their place when they are complete."""
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
+
+
+class ModelFileError(ValueError):
+    """A file that is no model, or a damaged one."""
 
 
 @contextmanager
 def draft(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file of the same name in a temporary folder beside `path`; both vanish at the end.
-
-    The folder, not the file, has the temporary name: so the file gets the usual permissions, and a
-    name that is too long is noticed.
-    """
-    with TemporaryDirectory(prefix=".fastnet-", dir=path.parent) as folder:
-        with open(Path(folder, path.name), "wb") as file:
+    """Open a file with a temporary name beside `path`, which is gone at the end."""
+    with suppress(FileNotFoundError):
+        os.lstat(path)                  # a name that is too long is noticed now
+    with open(path.parent / f".fastnet-{secrets.token_hex(8)}", "xb") as file:
+        try:
             yield file
+        finally:
+            file.close()
+            with suppress(FileNotFoundError):
+                os.unlink(file.name)
 
 
 @contextmanager
@@ -25,8 +31,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` if the block ends without an exception.
 
     At every moment the path holds the old file or the new one, whole. At the end the new one is on
-    the disk, and so is its name.
+    the disk, and so is its name. Of a link what it leads to is replaced.
     """
+    path = Path(os.path.realpath(path))
     with draft(path) as file:
         yield file
         file.close()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastnet._convert import set_random_state
 from fastnet.callbacks import Callback, Checkpoint, methods_called
 from fastnet.history import History
 from fastnet.metrics import Metric
@@ -307,7 +308,7 @@ class Fitting:
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there, where `check_state` has nothing against it."""
         if self.orders is not None:
-            self.orders.bit_generator.state = state["orders"]
+            set_random_state(self.orders.bit_generator, state["orders"])
         for (_, callback), (_, one) in zip(self._stateful(), state["callbacks"], strict=True):
             callback.load_state_dict(one)
         self.epoch = state["epoch"]

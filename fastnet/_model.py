@@ -1,6 +1,5 @@
 """A trained network with what leads from a table to it and back, and how a file holds both."""
 
-import json
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastnet._data import Classes, FileError, read_arrays, read_bytes
+from fastnet._data import Classes, FileError, read_bytes
+from fastnet._files import ModelFileError
+from fastnet._state_file import parse
 from fastnet.layers import Dense, ReLU
 from fastnet.network import Sequential
-
-DESCRIPTION = "description"     # the file's entry that is text; all others are numbers
 
 
 @dataclass(frozen=True)
@@ -107,21 +106,12 @@ class Model:
         return (["label", *map(str, self.classes)],
                 [[label, *row] for label, row in zip(labels, outputs, strict=True)])
 
-    def arrays(self) -> dict[str, Any]:
-        """Return what a file holds: parameters, the inputs' statistics, and a text about them."""
-        description = {
-            "widths": self.widths,
-            "dtype": str(self.network.dtype),
-            "task": "regression" if self.classes is None else "classification",
-            "features": self.features,
-            "target": self.target,
-            "classes": self.classes,
-            "target_mean": self.target_mean,
-            "target_scale": self.target_scale,
-        }
-        parameters = {name: value for name, value, _ in self.network.parameters()}
-        return {**parameters, "mean": self.mean, "scale": self.scale,
-                DESCRIPTION: np.array(json.dumps(description))}
+    def state(self) -> dict[str, Any]:
+        """Return what a file holds: the network, and what leads from a table to it and back."""
+        return {**self.network._file_state(False), "table": {
+            "features": self.features, "target": self.target, "classes": self.classes,
+            "mean": self.mean, "scale": self.scale,
+            "target_mean": self.target_mean, "target_scale": self.target_scale}}
 
 
 def make_network(widths: list[int], rng: np.random.Generator, dtype: str) -> Sequential:
@@ -142,41 +132,41 @@ def read_model(path: str) -> Model:
     OSError
         A file that cannot be read. The message is meant to be shown.
     """
-    arrays = read_arrays(path, read_bytes(path))
+    data = read_bytes(path)
     try:
-        return _model(arrays)
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is not a model of fastnet, or is damaged") from error
+        state = parse(path, "network", data)
+    except ModelFileError as error:
+        raise FileError(str(error)) from error
+    if "table" not in state:
+        raise FileError(f"{path} does not say what its columns are, as the models of "
+                        "`python -m fastnet train` do")
+    try:
+        return _model(state)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+            ValueError) as error:
+        raise FileError(f"{path} is not a model of a table, or is damaged") from error
 
 
-def _model(arrays: dict[str, np.ndarray]) -> Model:
-    """Return the model of these arrays; one of several errors if they are none."""
-    about = json.loads(str(arrays.pop(DESCRIPTION)))
-    widths, dtype, task, features, target, classes, target_mean, target_scale = (
-        about[name] for name in ("widths", "dtype", "task", "features", "target", "classes",
-                                 "target_mean", "target_scale"))
-    expected = {"mean": ([widths[0]], "float64"), "scale": ([widths[0]], "float64")}
-    for i, (n_in, n_out) in enumerate(pairwise(widths)):
-        expected[f"{2 * i}.weight"] = [n_in, n_out], dtype
-        expected[f"{2 * i}.bias"] = [n_out], dtype
-    found = {name: (list(array.shape), str(array.dtype)) for name, array in arrays.items()}
-    if task == "regression":
-        fits = classes is None and widths[-1] == 1
+def _model(state: Any) -> Model:
+    """Return the model of a file's content; one of several errors if it is none."""
+    network, about = Sequential._of_file_state(state), dict(state["table"])
+    model = Model(network, **about)
+    n_in, *_, n_out = model.widths
+    if model.classes is None:
+        fits = n_out == 1
     else:
-        fits = task == "classification" and (
-            _are_names(classes, str, widths[-1]) or _are_names(classes, int, widths[-1]))
-    # All this before anything of these widths is made.
-    if not (fits and found == expected
-            and _are_names(features, str, widths[0]) and _are_names([target], str, 1)
-            and all(np.isfinite(array).all() for array in arrays.values())
-            and math.isfinite(target_mean) and math.isfinite(target_scale)
-            and target_scale > 0 and (arrays["scale"] > 0).all()):
+        fits = _are_names(model.classes, str, n_out) or _are_names(model.classes, int, n_out)
+    vectors = [model.mean, model.scale]
+    numbers = [model.target_mean, model.target_scale]
+    if not (fits and _are_names(model.features, str, n_in) and _are_names([model.target], str, 1)
+            and all(isinstance(one, np.ndarray) and one.dtype == np.float64
+                    and one.shape == (n_in,) and np.isfinite(one).all() for one in vectors)
+            and (model.scale > 0).all()
+            and all(type(one) is float and math.isfinite(one) for one in numbers)
+            and model.target_scale > 0
+            and all(np.isfinite(value).all() for _, value, _ in network.parameters())):
         raise ValueError("the parts do not fit together")
-    network = make_network(widths, np.random.default_rng(0), dtype)
-    for name, value, _ in network.parameters():
-        value[...] = arrays[name]
-    return Model(network, features, target, classes, arrays["mean"], arrays["scale"],
-                 target_mean, target_scale)
+    return model
 
 
 def _are_names(names: Any, kind: type, n: int) -> bool:

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastnet._files import draft, replacing
 from fastnet._model import Model
+from fastnet._state_file import write_state
 from fastnet._training import Epoch
 
 if TYPE_CHECKING:
@@ -119,9 +118,6 @@ def print_csv(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def write_model(path: Path, model: Model) -> None:
-    """Write a model as NPZ, parameters named by the layer's number: `0.weight`, `0.bias`, ...
-
-    OSError has a message to be shown.
-    """
-    with _replacing(path) as file:
-        np.savez(file, **model.arrays())
+    """Write a model, as `Sequential.save` does; OSError has a message to be shown."""
+    with _told(path):
+        write_state(path, "network", model.state())

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
+from fastnet._describe import describe
 from fastnet._fitting import Portion, Samples, Tally, lazy_rows
 from fastnet.history import History
 from fastnet.losses import (
@@ -161,6 +162,17 @@ class Trainer:
     def arguments(self) -> tuple[Any, ...]:
         """Return what makes another one like this, for a network."""
         return self.optimizer, self.loss, self._given, self._keeps_gradients
+
+    def description(self) -> dict[str, Any]:
+        """Return optimizer, loss and metrics in words; ValueError where they are not built in."""
+        names = {function: name for name, function in measures.NAMES.items()}
+        for metric in self._given:
+            if not isinstance(metric, str) and metric not in names:
+                raise ValueError(f"the metric {metric!r} cannot be saved, as it is not built in")
+        return {"optimizer": describe(self.optimizer), "loss": describe(self.loss),
+                "metrics": [metric if isinstance(metric, str) else names[metric]
+                            for metric in self._given],
+                "keep_gradients": self._keeps_gradients}
 
     def _named(self) -> dict[str, measures.Metric]:
         """Return the metrics by name, checked."""

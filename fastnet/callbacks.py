@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fastnet._checkpoint import read_checkpoint, write_checkpoint
 from fastnet._convert import flag, positive, whole, within
+from fastnet._files import ModelFileError
+from fastnet._state_file import read_state, write_state
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "ReduceLROnPlateau"]
 
@@ -258,14 +259,15 @@ class Checkpoint(Callback):
     """Write all that training needs to a file after an epoch, and go on from it after a stop.
 
     The file holds parameters, the optimizer's state, where random orders and dropout stand, the
-    history and the state of the other callbacks; not the layers, which the script makes again. A
-    fit that goes on from it ends with the same bits as one that was never stopped, for the same
-    data and arguments.
+    history and the state of the other callbacks. A fit that goes on from it ends with the same
+    bits as one that was never stopped, for the same data and arguments. Where all layers,
+    optimizer, loss and metrics are built in, `fastnet.load` makes a network of it.
 
     Parameters
     ----------
     path : str or path
-        A NumPy archive, written beside its place and moved there when it is complete.
+        In the format of `Sequential.save`; written beside its place and moved there when it is
+        complete.
     every : int
         After how many epochs each.
     monitor : str, optional
@@ -303,7 +305,7 @@ class Checkpoint(Callback):
         """Write the file, if it is time."""
         if (epoch + 1) % self.every == 0 and (
                 self._watch is None or self._watch.improves(self._watch.value(logs))):
-            write_checkpoint(self.path, self.model._training_state())
+            write_state(self.path, "network", self.model._checkpoint_state())
 
     def restore(self, network: Any) -> None:
         """Give a network the parameters of the file, and its optimizer, if it has one, its state.
@@ -314,9 +316,11 @@ class Checkpoint(Callback):
             As in `fit`.
         """
         try:
-            network._set_training_state(read_checkpoint(self.path))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path} does not fit this network: {error}") from error
+            network._set_training_state(read_state(self.path, "network"))
+        except ModelFileError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{self.path} does not fit this network: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best figure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations  # numpy.random is slow to import: not before it is used
 
 import math
+import os
 import weakref
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet import _engine, _ops
-from fastnet._convert import flag, generator, positive, whole, within
+from fastnet._convert import flag, generator, positive, set_random_state, whole, within
+from fastnet._describe import build, describe, register
 from fastnet._fitting import Batches, Fitting, Samples, lazy_rows
 from fastnet._layer import (
     Layer,
@@ -22,6 +24,7 @@ from fastnet._layer import (
     check_apart,
     is_layer,
 )
+from fastnet._state_file import write_state
 from fastnet._trainer import Trainer, foreign
 from fastnet.activations import Activation, Identity, LogSoftmax, ReLU, Softmax
 from fastnet.callbacks import Callback, Progress, check_callbacks
@@ -615,8 +618,6 @@ class Sequential(Layer):
             self._rng = np.random.default_rng()
         return self._rng
 
-    # ---- What a fit asks for -------------------------------------------------------------------
-
     # ---- Measuring and predicting --------------------------------------------------------------
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> Scores:
@@ -749,7 +750,77 @@ class Sequential(Layer):
                              "frozen")
         return Predictor(self._operations.list, self._parameters, self._flattens(), self._head())
 
-    # ---- Stopping and going on -----------------------------------------------------------------
+    # ---- Files, stopping and going on ----------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], *, include_optimizer: bool = True) -> None:
+        """Write the network to a file, which `fastnet.load` reads.
+
+        The file has the layers, their parameters, where dropout stands, and how to train: optimizer
+        with all it keeps, loss, metrics, and where the network's own order of samples stands. So
+        training goes on with the same bits. Gradients that `train_step` has gathered for a later
+        update are not part of it. The file has the layout of safetensors; parameters have the names
+        that `parameters` gives them.
+
+        Parameters
+        ----------
+        path : str or path
+            What stands there is replaced when the new file is complete, and never half.
+        include_optimizer : bool
+            False: without optimizer, loss and metrics.
+
+        Raises
+        ------
+        ValueError
+            A layer, optimizer, loss or metric that is not built in; the file is not touched.
+        OSError
+            The file cannot be written; what stood there is as it was.
+        """
+        write_state(path, "network", self._file_state(flag(include_optimizer, "include_optimizer")))
+
+    def _file_state(self, include_optimizer: bool = True) -> dict[str, Any]:
+        """Return what a file holds: the network in words, and the state of its training."""
+        trainer = self._trainer if include_optimizer else None
+        state = self._training_state()
+        return {
+            "network": {**describe(self),
+                        "compiled": None if trainer is None else trainer.description(),
+                        "orders": None if self._rng is None else self._rng.bit_generator.state},
+            **state, "optimizer": None if trainer is None else state["optimizer"], "fit": None}
+
+    @classmethod
+    def _of_file_state(cls, state: dict[str, Any]) -> Sequential:
+        """Return the network that a file holds; one of several errors where it is none."""
+        about, parameters = dict(state["network"]), state["parameters"]
+        compiled, orders = about.pop("compiled"), about.pop("orders")
+        network = build(about, {name: (value.shape, str(value.dtype))
+                                for name, value in parameters.items()})
+        if type(network) is not cls:
+            raise ValueError(f"it holds {type(network).__name__}, and no network")
+        if compiled is not None:
+            if set(compiled) != {"optimizer", "loss", "metrics", "keep_gradients"}:
+                raise ValueError("how it was compiled is unknown")
+            network.compile(build(compiled["optimizer"], {}), build(compiled["loss"], {}),
+                            compiled["metrics"], keep_gradients=flag(compiled["keep_gradients"],
+                                                                     "keep_gradients"))
+        if orders is not None:
+            network._rng = np.random.default_rng(0)
+            set_random_state(network._rng.bit_generator, orders)
+        network._set_training_state({**state, "fit": None})
+        found: Sequential = network
+        return found
+
+    def _checkpoint_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: the state of a fit, and the network where it can."""
+        state = self._training_state()
+        try:
+            return {**self._file_state(), **state}
+        except ValueError:              # not built in: a checkpoint does without
+            return {"network": None, **state}
+
+    def _dropouts(self) -> list[Dropout]:
+        """Return all layers that count what they have seen."""
+        inner = (getattr(layer, "activation", None) for layer in _flat(self._layers))
+        return [layer for layer in (*_flat(self._layers), *inner) if isinstance(layer, Dropout)]
 
     def _training_state(self) -> dict[str, Any]:
         """Return all that training needs to go on from here, besides the layers themselves.
@@ -759,8 +830,7 @@ class Sequential(Layer):
         optimizer = self.optimizer
         return {
             "parameters": {name: value for name, value, _ in self.parameters()},
-            "dropout": [layer._seen.tolist() for layer in _flat(self._layers)
-                        if isinstance(layer, Dropout)],
+            "dropout": [layer._seen.tolist() for layer in self._dropouts()],
             "optimizer": None if optimizer is None else optimizer._state(self._layers),
             "fit": None if self._current_fit is None else self._current_fit.state()}
 
@@ -774,9 +844,10 @@ class Sequential(Layer):
             if found.shape != value.shape or found.dtype != value.dtype:
                 raise ValueError(f"{name} is {found.dtype} {found.shape}, but must be "
                                  f"{value.dtype} {value.shape}")
-        dropouts = [layer for layer in _flat(self._layers) if isinstance(layer, Dropout)]
+        dropouts = self._dropouts()
         if len(state["dropout"]) != len(dropouts):
             raise ValueError(f"it has {len(state['dropout'])} Dropout layers")
+        seen = np.array(state["dropout"], np.uint64).reshape(len(dropouts), 2)
         fit = self._current_fit if state["fit"] is not None else None
         if fit is not None:
             fit.check_state(state["fit"])
@@ -787,8 +858,8 @@ class Sequential(Layer):
             fit.set_state(state["fit"])
         for name, value, _ in parameters:
             value[...] = state["parameters"][name]
-        for layer, seen in zip(dropouts, state["dropout"], strict=True):
-            layer._seen[:] = seen
+        for layer, one in zip(dropouts, seen, strict=True):
+            layer._seen[:] = one
 
     # ---- Looking at it -------------------------------------------------------------------------
 
@@ -858,6 +929,9 @@ class Sequential(Layer):
         self._rng = state["_rng"]
         if state["how"] is not None:
             self._trainer = Trainer(self, *state["how"])
+
+
+register(Sequential, "layers")
 
 
 class Predictor(_engine.Forward):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import flag, within
+from fastnet._convert import flag, whole, within
 from fastnet._layer import Layer
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
@@ -163,28 +163,29 @@ class Optimizer:
                 "states": [self._states.get(layer) for layer in _leaves(layers)]}
 
     def _set_state(self, layers: Iterable[Any], state: dict[str, Any]) -> None:
-        """Go on from there; ValueError, and nothing is changed, where it does not fit."""
+        """Go on from there; an error, and nothing is changed, where it does not fit."""
         leaves = list(_leaves(layers))
         if state["name"] != type(self).__name__:
             raise ValueError(f"its optimizer is {state['name']}, not {type(self).__name__}")
         if len(state["states"]) != len(leaves):
             raise ValueError(f"its optimizer has states of {len(state['states'])} layers")
-        for layer, states in zip(leaves, state["states"], strict=True):
+        steps = whole(state["steps"], "steps of the optimizer", 0)
+        if steps >= 2**53:
+            raise ValueError(f"its optimizer has taken {steps} steps")
+        states: dict[Any, list[States]] = {}
+        for layer, given in zip(leaves, state["states"], strict=True):
+            if given is None:
+                continue
             values = [value for _, value, _ in layer.parameters()]
-            if states is not None and [
-                    [(one.shape, one.dtype) if one is not None else None for one in own]
-                    for own in states] != [
-                    [(value.shape, value.dtype) if one is not None else None for one in own]
-                    for value, own in zip(values, states, strict=False)]:
+            states[layer] = [(_copied(first), _copied(second), _copied(third))
+                             for first, second, third in given]
+            if len(given) != len(values) or any(
+                    one is not None and (one.shape, one.dtype) != (value.shape, value.dtype)
+                    for value, own in zip(values, states[layer], strict=True) for one in own):
                 raise ValueError(f"its optimizer's states do not fit {layer!r}")
         if state["lr"] is not None and self._schedule is None:
             self.lr = state["lr"]
-        self.steps = state["steps"]
-        self._states = {
-            layer: [(_copied(first), _copied(second), _copied(third))
-                    for first, second, third in states]
-            for layer, states in zip(leaves, state["states"], strict=True) if states is not None}
-        self._plan = None
+        self.steps, self._states, self._plan = steps, states, None
         self.version += 1
 
     def _check(self, name: str, value: float | None) -> None:

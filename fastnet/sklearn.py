@@ -9,6 +9,7 @@ and orders of samples, so that results are scikit-learn's but for rounding. Need
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from numbers import Real
@@ -35,10 +36,13 @@ from sklearn.utils.validation import (
 )
 
 from fastnet import activations
+from fastnet._convert import set_random_state
 from fastnet._fitting import Fitting, Portion, Samples, Tally
 from fastnet._ops import activation_forward, adam_rates, exp_forward, softmax_forward
+from fastnet._state_file import write_state
 from fastnet._trainer import Trainer, objective_of
 from fastnet.callbacks import Callback, check_callbacks
+from fastnet.history import History
 from fastnet.initializers import Zeros
 from fastnet.layers import Dense, Dropout, LayerNorm
 from fastnet.losses import BinaryCrossEntropy, Loss, MeanSquaredError, Poisson, SoftmaxCrossEntropy
@@ -235,8 +239,11 @@ class _Orders:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self._source.set_state(state["source"])
-        self._order = np.asarray(state["order"])
+        order = np.array(state["order"])
+        if not np.array_equal(np.sort(order), np.arange(len(self._order))):
+            raise ValueError(f"its order is not one of {len(self._order)} samples")
+        set_random_state(self._source, state["source"])
+        self._order = order
 
 
 class _Convergence(Callback):
@@ -425,6 +432,7 @@ class _MLP(BaseMultilayerPerceptron):
                 del self._optimizer
         else:
             self._synchronise()
+            self._check_outputs(y, "y")
         self._best = [value.copy() for _, value, _ in self.network_.parameters()]
         self.n_outputs_ = y.shape[1]
         X = self._as_taken(X)
@@ -567,7 +575,85 @@ class _MLP(BaseMultilayerPerceptron):
         y = np.asarray(y)
         if is_classifier(self):
             y = self._label_binarizer.transform(y)
-        return Samples(self._as_taken(X), self._target(y.reshape(len(y), -1)), None)
+        y = y.reshape(len(y), -1)
+        self._check_outputs(y, "y_val")
+        return Samples(self._as_taken(X), self._target(y), None)
+
+    def _check_outputs(self, y: np.ndarray, name: str) -> None:
+        """ValueError unless rows have as many columns as the network has outputs."""
+        outputs = self._dense[-1].out_features
+        if y.shape[1] != outputs:
+            raise ValueError(f"{name} must have {outputs} outputs, got {y.shape[1]}")
+
+    # ---- Files ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters, network and all that fitting has left; `fastnet.load` reads it.
+
+        The file is as that of `Sequential.save`: `partial_fit` goes on with the same bits.
+
+        Raises
+        ------
+        ValueError
+            There are callbacks, which cannot be saved.
+        TypeError
+            A parameter that is no number, text or array, nor a list, tuple or dict of these.
+        OSError
+            The file cannot be written; what stood there is as it was.
+        """
+        parameters = self.get_params(deep=False)
+        if parameters["callbacks"]:
+            raise ValueError("callbacks cannot be saved: set_params(callbacks=None) first")
+        source = parameters["random_state"]
+        if isinstance(source, np.random.RandomState):
+            parameters["random_state"] = None
+            source = source.get_state(legacy=False)
+        else:
+            source = None
+        parameters["callbacks"] = None
+        if parameters["dtype"] is not None:
+            parameters["dtype"] = np.dtype(parameters["dtype"]).name
+        about = {"class": type(self).__name__, "parameters": parameters, "random_state": source}
+        network: dict[str, Any] = {"network": None, "optimizer": None}
+        if hasattr(self, "coefs_"):
+            self._synchronise()
+            optimizer = getattr(self, "_optimizer", None)
+            network = self.network_._file_state(False) | {
+                "optimizer": optimizer and optimizer._state(self.network_.layers)}
+            about |= {"books": {name: _in_words(getattr(self, name))
+                                for name in (*BOOKS, "validation_loss_curve_", "classes_")
+                                if hasattr(self, name)},
+                      "history": vars(getattr(self, "history_", History()))}
+            if hasattr(self, "_label_binarizer"):
+                about["y_type"] = self._label_binarizer.y_type_
+        write_state(path, "estimator", {"estimator": about, **network})
+
+    def _take_file_state(self, about: dict[str, Any], state: dict[str, Any]) -> None:
+        """Become what a file's fitted estimator was; one of several errors where it was none."""
+        for name, value in about["books"].items():
+            if name not in (*BOOKS, "validation_loss_curve_", "classes_"):
+                raise ValueError(f"an estimator has no {name}")
+            setattr(self, name, _from_words(value))
+        self.network_ = Sequential._of_file_state({**state, "optimizer": None})
+        self._dense = [layer for layer in self.network_.layers if isinstance(layer, Dense)]
+        self.coefs_ = [dense.weight for dense in self._dense]
+        self.intercepts_ = [dense.bias for dense in self._dense]
+        self.history_ = History()
+        vars(self.history_).update(about["history"])
+        outputs = self.n_outputs_
+        if is_classifier(self):
+            self._label_binarizer = LabelBinarizer()
+            kept = vars(self._label_binarizer)
+            kept |= {"y_type_": about["y_type"], "classes_": self.classes_, "sparse_input_": False}
+            n_classes = len(self.classes_)
+            outputs = (1 if n_classes <= 2 and not about["y_type"].startswith("multilabel")
+                       else n_classes)
+        if (self._dense[0].in_features, self._dense[-1].out_features) != (
+                self.n_features_in_, outputs) or self.n_outputs_ != outputs:
+            raise ValueError("the network does not fit the estimator")
+        if state["optimizer"] is not None:
+            self._optimizer = self._make_optimizer(self._scales()[0])
+            self._optimizer._set_state(self.network_.layers, state["optimizer"])
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -959,3 +1045,34 @@ def _given_back(own: Any, kind: Any) -> Any:
         raise ValueError("scikit-learn's networks have no activation "
                          f"{parameters['activation']!r}")
     return _taken_over(kind(**{name: parameters[name] for name in kind().get_params()}), own)
+
+
+def _in_words(value: Any) -> Any:
+    """Return an attribute as files take it: arrays of text or objects as lists with their dtype."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "UO":
+        return {"array": value.tolist(), "dtype": value.dtype.str}
+    return value
+
+
+def _from_words(value: Any) -> Any:
+    """Return what `_in_words` was given."""
+    if not isinstance(value, dict):
+        return value.copy() if isinstance(value, np.ndarray) else value
+    dtype = np.dtype(value["dtype"])
+    if dtype.kind not in "UO" or not isinstance(value["array"], list):
+        raise ValueError(f"an array of {dtype} is not described like this")
+    return np.array(value["array"], dtype)
+
+
+def estimator_of(state: dict[str, Any]) -> MLPClassifier | MLPRegressor:
+    """Return the estimator that a file holds; one of several errors where it is none."""
+    about = state["estimator"]
+    kind: Any = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[about["class"]]
+    found: MLPClassifier | MLPRegressor = kind(**about["parameters"])
+    if about["random_state"] is not None:
+        source = np.random.RandomState()
+        set_random_state(source, about["random_state"])
+        found.random_state = source
+    if state["network"] is not None:
+        found._take_file_state(about, state)
+    return found
