@@ -100,7 +100,7 @@ def _apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         name = name[1:].removeprefix("parameters.")
         while name in arrays:           # as keys have points, too
             name += "_"
-        arrays[name] = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        arrays[name] = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
         return {"$array": name}
     raise TypeError(f"a file cannot hold {value!r}")
 
@@ -213,6 +213,8 @@ def _json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=table)
     except ModelFileError:
         raise
+    except RecursionError as error:
+        raise ModelFileError("it is nested too deeply") from error
     except ValueError as error:
         raise ModelFileError(f"its header is damaged: {error}") from error
 

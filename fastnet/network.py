@@ -6,6 +6,7 @@ import math
 import os
 import weakref
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -923,6 +924,10 @@ class Sequential(Layer):
         """Pickle and copy layers and how to train them; buffers are made anew."""
         how = None if self._trainer is None else self._trainer.arguments()
         return {"_layers": self._layers, "_rng": self._rng, "how": how}
+
+    def __copy__(self) -> Sequential:
+        """Return a copy with copies of the layers, each of which belongs to one network alone."""
+        return deepcopy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_layers"])         # type: ignore[misc]

@@ -646,8 +646,10 @@ class _MLP(BaseMultilayerPerceptron):
             kept = vars(self._label_binarizer)
             kept |= {"y_type_": about["y_type"], "classes_": self.classes_, "sparse_input_": False}
             n_classes = len(self.classes_)
-            outputs = (1 if n_classes <= 2 and not about["y_type"].startswith("multilabel")
-                       else n_classes)
+            if about["y_type"] not in ("binary", "multiclass", "multilabel-indicator"):
+                raise ValueError(f"targets are no {about['y_type']}")
+            several = about["y_type"] == "multilabel-indicator" or n_classes > 2
+            outputs = n_classes if several else 1
         if (self._dense[0].in_features, self._dense[-1].out_features) != (
                 self.n_features_in_, outputs) or self.n_outputs_ != outputs:
             raise ValueError("the network does not fit the estimator")
