@@ -573,6 +573,30 @@ def test_62_files_of_released_versions_are_read():
         np.testing.assert_allclose(loss, expected["next loss"], rtol=1e-12)
 
 
+def test_62_checkpoints_of_released_versions_are_gone_on_from(path):
+    expected = json.loads((GOLDEN / "checkpoint-1.json").read_text())
+    path.write_bytes((GOLDEN / "checkpoint-1.safetensors").read_bytes())
+    net = fn.Sequential([fn.Dense(4, 5, activation="tanh", dtype="float64"), fn.Dropout(0.2),
+                         fn.Dense(5, 3, dtype="float64")])
+    net.compile(fn.SGD(0.1, 0.9), metrics=["accuracy"])
+    history = net.fit(
+        np.array(expected["x"]), np.array(expected["y"]), epochs=5, batch_size=10, rng=4, verbose=0,
+        callbacks=[fn.callbacks.EarlyStopping("loss", patience=4),
+                   fn.callbacks.Checkpoint(path, resume=True)])
+    np.testing.assert_allclose(history.loss, expected["loss"], rtol=1e-12)
+
+
+def test_62_estimators_of_released_versions_are_read():
+    pytest.importorskip("sklearn")
+    expected = json.loads((GOLDEN / "estimator-1.json").read_text())
+    found = fn.load(GOLDEN / "estimator-1.safetensors")
+    assert (found.loss_, found.classes_.tolist()) == (expected["loss"], expected["classes"])
+    x, y = np.array(expected["x"]), np.array(expected["y"])
+    np.testing.assert_allclose(found.predict_proba(x), expected["probabilities"], rtol=1e-12)
+    found.partial_fit(x, y)
+    np.testing.assert_allclose(found.loss_, expected["next loss"], rtol=1e-12)
+
+
 @pytest.mark.parametrize("version", ["0", "2", "10", "x"])
 def test_62_other_versions_are_named(version, path, monkeypatch):
     monkeypatch.setattr(_state_file, "VERSION", version)

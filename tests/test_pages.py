@@ -30,7 +30,7 @@ def test_readme_python_runs(code, tmp_path):
     assert done.returncode == 0, done.stderr
     if "callbacks" in code:
         assert float(re.search(r"val_accuracy (\d\.\d+)", done.stdout)[1]) > 0.9
-        assert (tmp_path / "digits.safetensors").exists()
+        assert (tmp_path / "run.safetensors").exists()
     elif "sklearn" in code:
         assert float(done.stdout) > 0.95
     elif "load_digits" in code:
