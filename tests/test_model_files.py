@@ -434,10 +434,20 @@ def test_59_devices_are_no_files(given):
         fn.load(given)
 
 
-def test_65_a_pickle_of_an_older_version_is_no_model_file(path):
+def test_65_a_pickle_is_no_model_file(path):
     path.write_bytes(pickle.dumps(small_net()))
     with pytest.raises(fn.ModelFileError):
         fn.load(path)
+
+
+def test_65_a_pickle_of_an_older_version():
+    """The network of network-1.safetensors."""
+    expected = json.loads((GOLDEN / "network-1.json").read_text())
+    net = pickle.loads((GOLDEN / "network-0.1.pickle").read_bytes())
+    x = np.array(expected["x"])
+    np.testing.assert_allclose(net.predict(x), expected["predictions"], rtol=1e-12, atol=1e-14)
+    loss = net.train_step(x, np.array(expected["y"]))
+    np.testing.assert_allclose(loss, expected["next loss"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("given, kind", [
