@@ -82,17 +82,28 @@ def _argument(thing: Any, name: str) -> Any:
     return str(value) if name == "dtype" else value
 
 
-def build(description: Any, shapes: dict[str, tuple[tuple[int, ...], str]], name: str = "") -> Any:
-    """Return an object as it is described; parameters of layers are 0.
+def parameters_of(description: Any, name: str = "") -> dict[str, tuple[tuple[Any, ...], Any]]:
+    """Return shape and dtype of every parameter of a layer that is described, by name.
 
-    Parameters
-    ----------
-    description : dict
-        As `describe` returns it.
-    shapes : dict
-        Shape and dtype of each parameter that there is, by name: no layer is made without its own.
-    name : str
-        What the names of this object's parameters begin with.
+    Nothing is built for that. Where it is no description, one of several errors.
+    """
+    found: dict[str, tuple[tuple[Any, ...], Any]] = {}
+    for index, inner in enumerate(description.get("layers", ())):
+        found |= parameters_of(inner, f"{name}{index}.")
+    shape: tuple[Any, ...] = ()
+    if description["class"] == "Dense":
+        shape = description["in_features"], description["out_features"]
+    elif description["class"] == "LayerNorm" and flag(description["affine"], "affine"):
+        shape = (description["features"],)
+    if shape:
+        found[f"{name}weight"] = shape, description["dtype"]
+        if flag(description["bias"], "bias"):
+            found[f"{name}bias"] = shape[-1:], description["dtype"]
+    return found
+
+
+def build(description: Any) -> Any:
+    """Return an object as it is described; parameters of layers are 0.
 
     Raises
     ------
@@ -114,13 +125,10 @@ def build(description: Any, shapes: dict[str, tuple[tuple[int, ...], str]], name
     if "layers" in arguments:
         if not isinstance(arguments["layers"], list):
             raise ModelFileError(f"{kind.__name__} has no list of layers")
-        arguments["layers"] = [build(one, shapes, f"{name}{index}.")
-                               for index, one in enumerate(arguments["layers"])]
+        arguments["layers"] = [build(one) for one in arguments["layers"]]
     for part in ("activation", "lr"):
         if isinstance(arguments.get(part), dict):
-            arguments[part] = build(arguments[part], {})
-    if weighted:
-        _check_parameters(kind, arguments, shapes, name)
+            arguments[part] = build_bare(arguments[part])
     if kind is layers.Dense:
         arguments["weight_init"] = Zeros()
     made = kind(**arguments)
@@ -129,20 +137,8 @@ def build(description: Any, shapes: dict[str, tuple[tuple[int, ...], str]], name
     return made
 
 
-def _check_parameters(
-    kind: type, arguments: dict[str, Any], shapes: dict[str, tuple[tuple[int, ...], str]], name: str
-) -> None:
-    """ModelFileError unless a layer's parameters are there, of the shapes that they must have."""
-    flag(arguments["bias"], "bias")
-    if kind is layers.Dense:
-        weight: tuple[Any, ...] | None = arguments["in_features"], arguments["out_features"]
-    else:
-        weight = (arguments["features"],) if flag(arguments["affine"], "affine") else None
-    expected = {"weight": weight,
-                "bias": weight[-1:] if weight is not None and arguments["bias"] else None}
-    for part, shape in expected.items():
-        found = shapes.get(name + part)
-        wanted = None if shape is None else (shape, arguments["dtype"])
-        if found != wanted:
-            raise ModelFileError(f"{name}{part} is {found or 'missing'}, but must be "
-                                 f"{wanted or 'left out'}")
+def build_bare(description: Any) -> Any:
+    """As `build`, of what has no parameters."""
+    if names := list(parameters_of(description)):
+        raise ModelFileError(f"{description['class']} stands where nothing has a {names[0]}")
+    return build(description)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet._convert import flag, generator, positive, set_random_state, whole, within
-from fastnet._describe import build, describe, register
+from fastnet._describe import build, build_bare, describe, parameters_of, register
 from fastnet._fitting import Batches, Fitting, Samples, lazy_rows
 from fastnet._layer import (
     Layer,
@@ -793,22 +793,27 @@ class Sequential(Layer):
         """Return the network that a file holds; one of several errors where it is none."""
         about, parameters = dict(state["network"]), state["parameters"]
         compiled, orders = about.pop("compiled"), about.pop("orders")
-        network = build(about, {name: (value.shape, str(value.dtype))
-                                for name, value in parameters.items()})
-        if type(network) is not cls:
+        expected = parameters_of(about)
+        for name in expected.keys() | parameters.keys():    # before anything of a size is built
+            value = parameters.get(name)
+            given = None if value is None else (value.shape, str(value.dtype))
+            if given != expected.get(name):
+                raise ValueError(f"the parameter {name} is {given or 'missing'}, but must be "
+                                 f"{expected.get(name) or 'left out'}")
+        network = build(about)
+        if not isinstance(network, cls):
             raise ValueError(f"it holds {type(network).__name__}, and no network")
         if compiled is not None:
             if set(compiled) != {"optimizer", "loss", "metrics", "keep_gradients"}:
                 raise ValueError("how it was compiled is unknown")
-            network.compile(build(compiled["optimizer"], {}), build(compiled["loss"], {}),
+            network.compile(build_bare(compiled["optimizer"]), build_bare(compiled["loss"]),
                             compiled["metrics"], keep_gradients=flag(compiled["keep_gradients"],
                                                                      "keep_gradients"))
         if orders is not None:
             network._rng = np.random.default_rng(0)
             set_random_state(network._rng.bit_generator, orders)
         network._set_training_state({**state, "fit": None})
-        found: Sequential = network
-        return found
+        return network
 
     def _checkpoint_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds: the state of a fit, and the network where it can."""

@@ -335,6 +335,10 @@ def changed(path, way, value):
     write_state(path, "network", state)
 
 
+HUGE = {"class": "Dense", "in_features": 10**7, "out_features": 10**7, "bias": False,
+        "activation": None, "dtype": "float32", "trainable": True}
+
+
 @pytest.mark.parametrize("way, value", [
     ("network", None), ("network/class", "Dense"), ("network/class", "SGD"),
     ("network/class", "eval"), ("network/class", 3), ("network/layers", None),
@@ -347,7 +351,10 @@ def changed(path, way, value):
     ("network/layers/0/bias", 1), ("network/layers/0/dtype", "float64"),
     ("network/layers/0/dtype", "object"), ("network/layers/0/activation", "gelu!"),
     ("network/layers/0/activation", {"class": "GELU"}),
-    ("network/layers/0/activation", {"class": "SGD"}),
+    ("network/layers/0/activation", {"class": "SGD"}), ("network/layers/0/activation", HUGE),
+    ("network/compiled/loss", HUGE), ("network/compiled/optimizer", HUGE),
+    ("network/compiled/optimizer/lr", HUGE),
+    ("network/layers/0/activation", {"class": "Residual", "layers": [HUGE]}),
     ("network/layers/0/activation/approximate", "more"), ("network/layers/0/trainable", None),
     ("network/layers/0/trainable", 2), ("network/layers/1/p", 1.0),
     ("network/layers/1/p", float("nan")), ("network/layers/1/p", "0"),
@@ -383,8 +390,11 @@ def test_60_61_parts_that_do_not_fit(way, value, path):
     if (way, value) == ("fit", None):
         return fn.load(path)            # the others are refused for a reason
     changed(path, way, value)
+    tracemalloc.start()
     with pytest.raises(fn.ModelFileError, match=r"cannot be read: ."):
         fn.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_58_a_flipped_bit_anywhere(path):
