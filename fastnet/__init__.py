@@ -57,6 +57,8 @@ from fastnet.metrics import accuracy
 from fastnet.network import Predictor, Sequential
 from fastnet.optimizers import SGD, Adam, AdamW, RMSprop
 
+from_torch = Sequential.from_torch
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -65,6 +67,6 @@ __all__ = [
     "LogSoftmax", "Maximum", "MeanSquaredError", "ModelFileError", "NegativeLogLikelihood",
     "Poisson", "Predictor", "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential",
     "SiLU", "Sigmoid", "Softmax", "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations",
-    "callbacks", "check_gradients", "initializers", "load", "load_digits", "metrics",
-    "schedules", "show_config",
+    "callbacks", "check_gradients", "from_torch", "initializers", "load", "load_digits",
+    "metrics", "schedules", "show_config",
 ]

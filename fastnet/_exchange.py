@@ -13,8 +13,8 @@ def unfolded(layers: Iterable[Any]) -> list[Any]:
     """
     found: list[Any] = []
     for layer in layers:
-        if hasattr(layer, "layers") and not isinstance(layer, Residual):
-            found += unfolded(layer.layers)
+        if hasattr(layer, "_chain") and not isinstance(layer, Residual):
+            found += unfolded(layer._chain)
             continue
         found.append(layer)
         if isinstance(layer, Dense) and layer.activation is not None:

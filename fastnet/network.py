@@ -5,17 +5,18 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 import math
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from fastnet import _engine, _ops
+from fastnet import _engine, _ops, _torch
 from fastnet._convert import flag, generator, positive, set_random_state, whole, within
 from fastnet._describe import build, build_bare, describe, parameters_of, register
+from fastnet._exchange import unfolded
 from fastnet._fitting import Batches, Fitting, Samples, lazy_rows
 from fastnet._layer import (
     Layer,
@@ -750,6 +751,114 @@ class Sequential(Layer):
             raise ValueError("only a network of built-in layers, with a Dense among them, can be "
                              "frozen")
         return Predictor(self._operations.list, self._parameters, self._flattens(), self._head())
+
+    # ---- To and from PyTorch -------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters with PyTorch's names and layout.
+
+        Layers count as the modules that `to_torch` makes of them: inner networks in the same row,
+        and an activation of a `Dense` behind it, so that the second `Dense` of
+        `[Dense(..., activation="relu"), Dense(...)]` has `"2.weight"`. The layers in a `Residual`
+        count from 0 again, as in `parameters`: `"1.0.weight"`.
+
+        Returns
+        -------
+        state : dict of str to ndarray
+            Contiguous, in the network's dtype; a weight of a `Dense` is (out_features,
+            in_features). `torch.nn.Module.load_state_dict` takes tensors: give it what
+            `to_torch().state_dict()` gives.
+
+        Raises
+        ------
+        ValueError
+            A layer with parameters is not built in.
+        """
+        return {name: value.copy()
+                for name, value in _torch.named_parameters(unfolded(self._layers))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy parameters in that `state_dict` gave, here or in PyTorch.
+
+        The optimizer, and which layers are trainable, stay as they are.
+
+        Parameters
+        ----------
+        state : dict of str to array_like or torch.Tensor
+            All parameters of the network, in the shapes of `state_dict`, of any floating-point
+            type that NumPy knows; converted to the network's.
+
+        Raises
+        ------
+        TypeError
+            No dict; an entry that cannot be converted.
+        ValueError
+            Missing or unexpected names, a wrong shape, entries that are no floating-point numbers
+            or too large for the network's dtype, a layer with parameters that is not built in.
+            Whatever is raised, nothing has changed.
+        """
+        _torch.load(dict(_torch.named_parameters(unfolded(self._layers))), state)
+
+    def to_torch(self) -> Any:
+        """Return the network as a `torch.nn.Sequential`, with copies of the parameters.
+
+        Each `Dense` is a `Linear`, with a module of its own behind it for its activation; modules
+        of inner networks stand in the same row. Parameters keep their dtype, lie on the CPU, and
+        require gradients where the layer is trainable. Like any new module it is in training mode:
+        call `eval()` before it predicts, if there is a `Dropout` in it.
+
+        Raises
+        ------
+        ImportError
+            PyTorch is not installed.
+        ValueError
+            A layer that PyTorch has no module for: `Residual`, `Scale`, layers of one's own.
+        """
+        for network in (self, *_flat(self._layers)):
+            if (isinstance(network, Sequential)
+                    and type(network).forward is not Sequential.forward):
+                raise ValueError(f"{type(network).__name__} is a network with a forward of its "
+                                 "own, which PyTorch has no module for")
+        return _torch.module_of(unfolded(self._layers))
+
+    @classmethod
+    def from_torch(cls, module: Any) -> Self:
+        """Return a network that predicts what a PyTorch module predicts in `eval()`.
+
+        `fastnet.from_torch` is the same. Parameters are copied, from any device. A layer is
+        trainable where its parameters require gradients. `Dropout` gets a new seed, which is
+        different each time.
+
+        Parameters
+        ----------
+        module : torch.nn.Sequential or a single module
+            Of `Linear`, `ReLU`, `LeakyReLU`, `ELU`, `GELU`, `Sigmoid`, `Tanh`, `SiLU`, `Softmax`
+            and `LogSoftmax` (of dimension 1 or -1), `Identity`, `Flatten` (of all dimensions but
+            the first), `Dropout`, `LayerNorm` (over one dimension), and more such sequences, which
+            become part of one row.
+            A `BatchNorm1d` in evaluation mode becomes part of the `Linear` directly before it, or
+            else of the one directly behind it. The network rounds differently then; if it is
+            trained further, there is no normalization.
+
+        Returns
+        -------
+        network : Sequential
+
+        Raises
+        ------
+        ImportError
+            PyTorch is not installed.
+        TypeError
+            No module.
+        ValueError
+            Another module, a subclass of one, or one with forward hooks; other options; a
+            `BatchNorm1d` in training mode, without running statistics or without a `Linear` beside
+            it; a dtype other than float32 and float64, or both of them; a layer that is frozen in
+            part.
+            Modules that share parameters, as one that stands in two places: layers here have their
+            own, so training would drive them apart. Modules without parameters may be shared.
+        """
+        return cls(_torch.layers_of(module))
 
     # ---- Files, stopping and going on ----------------------------------------------------------
 
