@@ -35,7 +35,9 @@ def main(rounds: int) -> int:
             child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)],
                                      stdout=subprocess.PIPE)
             assert child.stdout is not None
-            child.stdout.readline()
+            if child.stdout.readline() != b"ready\n":
+                print("the process that saves did not begin")
+                return 1
             while not path.exists():
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.03))
