@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
         "first: start it in another folder, or install with `pip install -e .`"
     ) from error
 from fastnet import activations, callbacks, initializers, metrics, schedules
+from fastnet._c import to_c
 from fastnet._config import show_config
 from fastnet._files import ModelFileError
 from fastnet._load import load
@@ -68,5 +69,5 @@ __all__ = [
     "Poisson", "Predictor", "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential",
     "SiLU", "Sigmoid", "Softmax", "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations",
     "callbacks", "check_gradients", "from_torch", "initializers", "load", "load_digits",
-    "metrics", "schedules", "show_config",
+    "metrics", "schedules", "show_config", "to_c",
 ]

@@ -141,8 +141,12 @@ class _Operations:
                 if self.size > start:
                     self.inner.append((layer, slice(start, self.size)))
             elif kind is Residual:
+                width = self.width
                 self._add("remember")
                 self._chain(layer.layers)
+                if self.width != width:         # as a first layer it says no width of its own
+                    raise ValueError(f"the layers in a Residual must keep the width {width}, "
+                                     f"but give {self.width}")
                 self._add("add")
             elif kind is Scale:
                 self._add("scale", factor=layer.factor)

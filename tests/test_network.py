@@ -111,6 +111,7 @@ def test_layers_that_are_none():
             ([fn.Residual([fn.Maximum()])], TypeError, r"Maximum\(\) takes two inputs"),
             ([fn.Dense(2, 3), fn.Dense(2, 3)], ValueError, "takes 2 features, but is given 3"),
             ([fn.Dense(2, 2), fn.Residual([fn.Dense(2, 3)])], ValueError, "keep the width 2"),
+            ([fn.Residual([fn.Dense(2, 3)])], ValueError, "keep the width 2, but give 3"),
             ([fn.Sequential([fn.Dense(2, 3)]), fn.ReLU(), fn.Dense(2, 3)], ValueError,
              "takes 2 features, but is given 3")]:
         with pytest.raises(error, match=match):

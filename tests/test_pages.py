@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +25,9 @@ def blocks(path):
 
 @pytest.mark.parametrize("code", blocks(PAGES[0]), ids=lambda code: code.split("\n")[0])
 def test_readme_python_runs(code, tmp_path):
-    if "sklearn" in code:
-        pytest.importorskip("sklearn")
+    for package in ("sklearn", "torch", "onnx"):
+        if package in code:
+            pytest.importorskip(package)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -33,9 +36,25 @@ def test_readme_python_runs(code, tmp_path):
         assert (tmp_path / "run.safetensors").exists()
     elif "sklearn" in code:
         assert float(done.stdout) > 0.95
+    elif "torch" in code:
+        assert float(done.stdout) < 1e-5 and (tmp_path / "digits.pt").exists()
     elif "load_digits" in code:
         loss, accuracy = map(float, re.findall(r"\d\.\d+", done.stdout))
         assert loss < (0.4 if "Sequential" in code else 0.15) and accuracy > 0.9
+
+
+def test_the_program_in_c_says_what_the_page_says(tmp_path):
+    if (cc := shutil.which("cc")) is None:
+        pytest.skip("needs a C compiler")
+    page = PAGES[0].read_text()
+    code, = (code for code in blocks(PAGES[0]) if "to_c" in code)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    (tmp_path / "main.c").write_text(re.search(r"^```c\n(.*?)^```$", page, re.M | re.S)[1])
+    subprocess.run([cc, "-O3", "main.c", "-lm", "-o", "xor"], cwd=tmp_path, check=True)
+    said = subprocess.run(["./xor"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    expected = re.search(r"prints `(.*?)`", page)[1]
+    found = [list(map(float, text.split())) for text in (said.stdout, expected)]
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def test_dropping_in_gives_the_same_numbers():
