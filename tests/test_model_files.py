@@ -576,6 +576,25 @@ def test_files_have_the_usual_permissions(path, tmp_path):
     assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
+@pytest.mark.parametrize("kind, way, value", [
+    (np.random.MT19937, "pos", 625), (np.random.MT19937, "pos", -1),
+    (np.random.Philox, "buffer_pos", 5), (np.random.Philox, "buffer_pos", -1)])
+def test_59_positions_of_random_numbers(kind, way, value, path):
+    """NumPy would take them, and read outside of its buffer."""
+    def fit(net, **options):
+        net.fit(*data(), epochs=2, rng=np.random.Generator(kind(3)), verbose=0,
+                callbacks=[fn.callbacks.Checkpoint(path, **options)])
+
+    fit(small_net())
+    fit(small_net(), resume=True)
+    state = read_state(path, "network")
+    orders = state["fit"]["orders"]
+    (orders["state"] if way == "pos" else orders)[way] = value
+    write_state(path, "network", state)
+    with pytest.raises(fn.ModelFileError, match=f"{way} of random numbers"):
+        fit(small_net(), resume=True)
+
+
 # ---- Every version that was ever released --------------------------------------------------------
 
 def test_62_files_of_released_versions_are_read():
