@@ -67,6 +67,7 @@ setup(
     ext_modules=[
         extension("fastnet._ops", "fastnet/_ops.pyx"),
         extension("fastnet._engine", "fastnet/_engine.pyx"),
+        extension("fastnet._pool", "fastnet/_pool.pyx"),
         *(kernels(dtype, isa) for dtype in DTYPES for isa in ISAS),
     ],
     options={"build_ext": {"parallel": True}},

@@ -42,7 +42,8 @@ def forward(cnp.ndarray X, cnp.ndarray W, cnp.ndarray b, cnp.ndarray Z, bint rel
     """Z := X W + b, then max(Z, 0) if relu; fastnet's kernel."""
     for _ in range(repeat):
         kernels.dense_forward(
-            data(X), data(W), data(b), data(Z), X.shape[0], X.shape[1], W.shape[1], relu)
+            data(X), data(W), data(b), data(Z), X.shape[0], X.shape[1], W.shape[1], relu,
+            0, X.shape[0])
     return Z
 
 

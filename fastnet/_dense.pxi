@@ -99,20 +99,22 @@ cdef inline double to_transpose(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
 
 cdef void dense_forward(
         const real *X, const real *W, const real *b, real *Z,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
-    """Z = X W + b, then max(Z, 0) if relu."""
-    cdef double tiles = by_tiles(n, n_in, n_out), rows = by_dots(n, n_in, n_out)
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Z = X W + b, then max(Z, 0) if relu; some rows of it. How depends on the whole."""
+    cdef double by_rows = by_dots(n, n_in, n_out), tiles = by_tiles(n, n_in, n_out)
+    X, Z = X + first * n_in, Z + first * n_out
     if n * n_in * n_out <= PLAIN:
-        plain(X, n_in, 1, W, n_out, 1, b, Z, n, n_in, n_out, relu)
+        plain(X, n_in, 1, W, n_out, 1, b, Z, rows, n_in, n_out, relu)
     elif n == 1 and 1 < n_out <= LANES:
         single_vector(X, W, n_out, b, Z, n_in, n_out, relu)
-    elif n_out == 1 and rows < tiles:       # W is its own transpose
-        dots(X, n_in, W, n_in, b, Z, 1, n, 1, n_in, relu)
-    elif (rows + to_transpose(n_in, n_out) < tiles
+    elif n_out == 1 and by_rows < tiles:        # W is its own transpose
+        dots(X, n_in, W, n_in, b, Z, 1, rows, 1, n_in, relu)
+    elif (by_rows + to_transpose(n_in, n_out) < tiles
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
-        forward_by_dots(X, W, b, Z, n, n_in, n_out, relu)
+        forward_by_dots(X, W, b, Z, rows, n_in, n_out, relu)
     else:
-        product(X, n_in, 1, W, n_out, 1, b, NULL, Z, n_out, 1, n, n_in, n_out, relu)
+        product(X, n_in, 1, W, n_out, 1, b, NULL, Z, n_out, 1, rows, n_in, n_out, relu)
 
 
 cdef inline bint packs_rows(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
@@ -141,16 +143,18 @@ cdef Py_ssize_t pack_weights(
 
 cdef void dense_forward_packed(
         const real *X, const real *packed, const real *b, real *Z,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil:
-    """Z = X W + b, then max(Z, 0) if relu, with packed weights W."""
-    cdef bint rows = packs_rows(n_in, n_out)
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Z = X W + b, then max(Z, 0) if relu, with packed weights W; some rows of it."""
+    cdef bint by_rows = packs_rows(n_in, n_out)
+    X, Z = X + first * n_in, Z + first * n_out
     if n == 1 and n_out <= LANES:
-        single_vector(X, packed + n_out * padded(n_in) if rows else packed, LANES,
+        single_vector(X, packed + n_out * padded(n_in) if by_rows else packed, LANES,
                       b, Z, n_in, n_out, relu)
-    elif rows:
-        dots(X, n_in, packed, padded(n_in), b, Z, n_out, n, n_out, n_in, relu)
+    elif by_rows:
+        dots(X, n_in, packed, padded(n_in), b, Z, n_out, rows, n_out, n_in, relu)
     else:
-        product(X, n_in, 1, packed, 0, PACKED, b, NULL, Z, n_out, 1, n, n_in, n_out, relu)
+        product(X, n_in, 1, packed, 0, PACKED, b, NULL, Z, n_out, 1, rows, n_in, n_out, relu)
 
 
 cdef void narrow_input_gradient(
@@ -164,33 +168,40 @@ cdef void narrow_input_gradient(
 
 cdef void input_gradient(
         const real *W, const real *dZ, const real *mask, real *dX,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    """dX = dZ W^T, then 0 where mask <= 0, unless mask is NULL."""
-    cdef double rows = by_dots(n, n_out, n_in)
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """dX = dZ W^T, then 0 where mask <= 0, unless mask is NULL; some rows of it.
+
+    How depends on the whole.
+    """
+    cdef double by_rows = by_dots(n, n_out, n_in)
     cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
     cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
+    dZ, dX = dZ + first * n_out, dX + first * n_in
+    if mask != NULL:
+        mask = mask + first * n_in
     if n_out == 1:                          # W is its own transpose
-        outer(dZ, 1, 1, W, n_in, mask, dX, n, n_in, 1)
+        outer(dZ, 1, 1, W, n_in, mask, dX, rows, n_in, 1)
         return
     if (4 <= n and n_out <= MOST_OUTER and LANES <= n_in
             and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
-        narrow_input_gradient(W, dZ, mask, dX, n, n_in, n_out)
+        narrow_input_gradient(W, dZ, mask, dX, rows, n_in, n_out)
         return
     if n_in == 1 and n_out <= MOST_OUTER:   # dX^T = W dZ^T, and dZ is read as narrow weights are
-        narrow_layer(NULL, W, <real *>dZ, dX, n, n_out)
+        narrow_layer(NULL, W, <real *>dZ, dX, rows, n_out)
     elif n == 1 and n_out <= MOST_OUTER:
         narrow_layer(NULL, dZ, <real *>W, dX, n_in, n_out)
     elif n < 4 and n_out < LANES:
-        plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, n, n_out, n_in, False)
-    elif rows <= min(tiles, flipped):
-        dots(dZ, n_out, W, n_out, NULL, dX, n_in, n, n_in, n_out, False)
+        plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, rows, n_out, n_in, False)
+    elif by_rows <= min(tiles, flipped):
+        dots(dZ, n_out, W, n_out, NULL, dX, n_in, rows, n_in, n_out, False)
     elif flipped < tiles:                   # dX^T = W dZ^T
-        product(W, n_out, 1, dZ, 1, n_out, NULL, NULL, dX, 1, n_in, n_in, n_out, n, False)
+        product(W, n_out, 1, dZ, 1, n_out, NULL, NULL, dX, 1, n_in, n_in, n_out, rows, False)
     else:
-        product(dZ, n_out, 1, W, 1, n_out, NULL, mask, dX, n_in, 1, n, n_out, n_in, False)
+        product(dZ, n_out, 1, W, 1, n_out, NULL, mask, dX, n_in, 1, rows, n_out, n_in, False)
         return
     if mask != NULL:
-        relu_backward(mask, dX, dX, n * n_in)
+        relu_backward(mask, dX, dX, rows * n_in)
 
 
 cdef void weight_gradient(
@@ -217,23 +228,21 @@ cdef void weight_gradient(
 
 cdef bint dense_update(
         const real *X, const real *dZ, real *dX, real *dW, real *W, real *A, real *B, real *C,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, Py_ssize_t rows,
-        const Update *u) noexcept nogil:
-    """dX and dW as `dense_backward`, and `update` of W with dW, `rows` of it at a time.
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
+        Py_ssize_t first, Py_ssize_t rows, Py_ssize_t together, const Update *u) noexcept nogil:
+    """dW and `update` of W with it, in some rows of W, a few of them `together`.
 
-    They are still in a cache. A single sample's dX has an entry for each row of W, so its entries
-    are computed along with these rows; and its dW goes into the update without being stored. The
-    bits are those of the two steps one after the other; returns what `update` does.
+    They are still in a cache. A single sample's dX has an entry for each row of W, so it is
+    computed along with these rows; and its dW goes into the update without being stored. The bits
+    are those of one step after the other; returns what `update` does.
     """
-    cdef Py_ssize_t first = 0, some, at
+    cdef Py_ssize_t end = first + rows, some, at
     cdef real *a = NULL
     cdef real *b = NULL
     cdef real *c = NULL
     cdef bint finite = True
-    if dX != NULL and n != 1:
-        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out)
-    while first < n_in:
-        some, at = min(n_in - first, rows), first * n_out
+    while first < end:
+        some, at = min(end - first, together), first * n_out
         if A != NULL:
             a = A + at
         if B != NULL:
@@ -242,8 +251,8 @@ cdef bint dense_update(
             c = C + at
         if n == 1:
             if dX != NULL:
-                input_gradient(
-                    W + at, dZ, X + first if relu else NULL, dX + first, 1, some, n_out)
+                input_gradient(W + at, dZ, X + first if relu else NULL, dX + first, 1, some, n_out,
+                               0, 1)
             finite &= single_update(X + first, dZ, W + at, a, b, c, some, n_out, u)
         else:
             weight_gradient(X, dZ, dW, n, n_in, n_out, first, some, False)
@@ -260,7 +269,7 @@ cdef void dense_backward(
     If add, dW += and db +=.
     """
     if dX != NULL:
-        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out)
+        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out, 0, n)
     if dW != NULL:
         weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in, add)
     if db != NULL:

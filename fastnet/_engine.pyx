@@ -26,6 +26,7 @@ from libc.string cimport memcpy
 
 from fastnet._ops cimport (
     Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
+from fastnet._pool cimport run
 from fastnet._table cimport ADAM, PLAIN_SGD, RMSPROP, SGD, KernelTable, Update, real
 
 from fastnet._ops import ACTIVATIONS, ENTRY_LOSSES, as_floats
@@ -75,6 +76,11 @@ cdef enum:
     ROWS_PER_WEIGHT = 600     # or in training one for so many weights of the largest layer
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
     WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
+    ROWS_APART = 16         # where parts of rows begin: kernels take up to so many together,
+    ENTRIES_APART = 1024    # and parts of parameters
+    WORK_OF_A_PART = 100_000    # multiplications, at least, that are worth a part of their own
+    PARTS_PER_THREAD = 4    # so that a thread that is held up holds up one of them
+    PER_ENTRY = 8           # multiplications that an entry takes, where there is no product
 
 KINDS = {"dense": DENSE, "relu": RELU, "activation": ACTIVATION, "softmax": SOFTMAX,
          "log_softmax": LOG_SOFTMAX, "layer_norm": LAYER_NORM, "dropout": DROPOUT, "scale": SCALE,
@@ -109,6 +115,161 @@ cdef struct Batch:
     const real *rows                # or NULL
     const real *weights             # of the samples, or NULL
     Py_ssize_t n
+
+
+# What can be done in parts, on several threads: some rows of an operation's values or gradients, or
+# some rows of a layer's weights. The bits are those of the whole.
+
+cdef struct Work:
+    const KernelTable *kernels
+    Operation *op
+    Py_ssize_t itemsize
+    Py_ssize_t n                    # rows of the batch
+    Py_ssize_t size, part           # rows or entries to share out, and of one part
+    const real *x                   # what the operation reads and makes,
+    const real *skip
+    real *y
+    real *stats
+    const real *dy                  # and gradients by these
+    real *dx
+    real *weight                    # its parameters, in whichever form
+    real *bias
+    real *gradient
+    real *states[3]
+    const Update *u
+    Py_ssize_t together             # rows of weights in an update
+    uint64_t first_entry            # DROPOUT
+    bint packed, add
+    bint finite                     # whether all that parts have updated is
+
+
+cdef inline real *moved(
+        const real *start, Py_ssize_t entries, const Work *w) noexcept nogil:
+    """An array's entry; NULL where there is no array."""
+    return <real *>(<const char *>start + entries * w.itemsize) if start != NULL else NULL
+
+
+cdef inline void rows_forward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Some rows of what an operation makes."""
+    cdef Operation *op = w.op
+    cdef Py_ssize_t at = first * op.n_out, size = rows * op.n_out
+    cdef real *x
+    cdef real *y
+    if op.kind == DENSE:
+        if w.packed:
+            w.kernels.dense_forward_packed(
+                w.x, w.weight, w.bias, w.y, w.n, op.n_in, op.n_out, op.relu, first, rows)
+        else:
+            w.kernels.dense_forward(
+                w.x, w.weight, w.bias, w.y, w.n, op.n_in, op.n_out, op.relu, first, rows)
+        return
+    x, y = moved(w.x, at, w), moved(w.y, at, w)
+    if op.kind == RELU:
+        w.kernels.relu_forward(x, y, size)
+    elif op.kind == ACTIVATION:
+        w.kernels.activation_forward(x, y, size, op.function, op.factor)
+    elif op.kind == SOFTMAX:
+        w.kernels.softmax_forward(x, y, rows, op.n_out)
+    elif op.kind == LOG_SOFTMAX:
+        w.kernels.log_softmax_forward(x, y, rows, op.n_out)
+    elif op.kind == LAYER_NORM:
+        w.kernels.layer_norm_forward(
+            x, w.weight, w.bias, y, <double *>w.stats + 2 * first, rows, op.n_out, op.factor)
+    elif op.kind == DROPOUT:
+        w.kernels.dropout(x, y, size, op.factor, op.seen[1], w.first_entry + <uint64_t>at)
+    elif op.kind == SCALE:
+        w.kernels.scale(x, y, size, op.factor)
+    elif op.kind == REMEMBER:
+        memcpy(y, x, size * w.itemsize)
+    else:
+        w.kernels.add_forward(x, moved(w.skip, at, w), y, size)
+
+
+cdef inline void rows_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Some rows of the gradient by what an operation reads."""
+    cdef Operation *op = w.op
+    cdef Py_ssize_t at = first * op.n_out, size = rows * op.n_out
+    cdef real *x
+    cdef real *y
+    cdef real *dy
+    cdef real *dx
+    if op.kind == DENSE:
+        w.kernels.input_gradient(
+            w.weight, w.dy, w.x if op.after_relu else NULL, w.dx, w.n, op.n_in, op.n_out,
+            first, rows)
+        return
+    x, y, dy, dx = moved(w.x, at, w), moved(w.y, at, w), moved(w.dy, at, w), moved(w.dx, at, w)
+    if op.kind == RELU:
+        w.kernels.relu_backward(x, dy, dx, size)
+    elif op.kind == ACTIVATION:
+        w.kernels.activation_backward(x, y, dy, dx, size, op.function, op.factor)
+    elif op.kind == SOFTMAX:
+        w.kernels.softmax_backward(y, dy, dx, rows, op.n_out)
+    elif op.kind == LOG_SOFTMAX:
+        w.kernels.log_softmax_backward(y, dy, dx, rows, op.n_out)
+    elif op.kind == DROPOUT:
+        w.kernels.dropout(dy, dx, size, op.factor, op.seen[1], w.first_entry + <uint64_t>at)
+    elif op.kind == SCALE:
+        w.kernels.scale(dy, dx, size, op.factor)
+    else:                               # REMEMBER: what was put aside is added
+        w.kernels.add_forward(dy, moved(w.skip, at, w), dx, size)
+
+
+cdef inline void weights_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Some rows of the gradient by a layer's weights."""
+    w.kernels.weight_gradient(
+        w.x, w.dy, moved(w.gradient, first * w.op.n_out, w), w.n, w.op.n_in, w.op.n_out,
+        first, rows, w.add)
+
+
+cdef inline bint weights_updated(
+        const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Some rows of a layer's weights by their gradient, which is not kept.
+
+    Each part has some of the scratch for it.
+    """
+    return w.kernels.dense_update(
+        w.x, w.dy, w.dx if w.n == 1 else NULL,
+        moved(w.gradient, first // w.part * w.together * w.op.n_out, w), w.weight,
+        w.states[0], w.states[1], w.states[2], w.n, w.op.n_in, w.op.n_out, w.op.after_relu,
+        first, rows, w.together, w.u)
+
+
+cdef inline bint entries_updated(
+        const Work *w, Py_ssize_t first, Py_ssize_t entries) noexcept nogil:
+    """Some parameters by their gradients."""
+    return w.kernels.update(
+        moved(w.gradient, first, w), moved(w.weight, first, w), moved(w.states[0], first, w),
+        moved(w.states[1], first, w), moved(w.states[2], first, w), entries, w.u)
+
+
+# The same as tasks for the pool.
+
+cdef void part_forward(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Work *w = <Work *>work
+    rows_forward(w, part * w.part, min(w.part, w.size - part * w.part))
+
+
+cdef void part_backward(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Work *w = <Work *>work
+    rows_backward(w, part * w.part, min(w.part, w.size - part * w.part))
+
+
+cdef void part_of_weights_backward(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Work *w = <Work *>work
+    weights_backward(w, part * w.part, min(w.part, w.size - part * w.part))
+
+
+cdef void part_of_weights_updated(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Work *w = <Work *>work
+    if not weights_updated(w, part * w.part, min(w.part, w.size - part * w.part)):
+        w.finite = False
+
+
+cdef void part_updated(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Work *w = <Work *>work
+    if not entries_updated(w, part * w.part, min(w.part, w.size - part * w.part)):
+        w.finite = False
 
 
 cdef class Objective:
@@ -312,9 +473,11 @@ cdef class Engine:
     cdef double pending_total       # and what they are to be divided by
     cdef Py_ssize_t size            # of the parameters
     cdef readonly Use use
+    cdef public int threads         # that may work on a batch, the caller's included
 
     def __cinit__(self):
         self.operations = NULL
+        self.threads = 1
 
     def __dealloc__(self):
         free(self.operations)
@@ -501,6 +664,13 @@ cdef class Engine:
             self.rows = self.training.rows
         if rows < batch_size and self.packed is None:
             self._reserve_packed()
+        if cnp.PyArray_DIM(self.scratch, 0) < self.n_scratch * self.most_parts():
+            self.scratch = aligned_zeros(self.n_scratch * self.most_parts(), self.dtype)
+            self.scratch_start = cnp.PyArray_BYTES(self.scratch)
+
+    cdef inline Py_ssize_t most_parts(self) noexcept nogil:
+        """Into how many parts work is cut."""
+        return PARTS_PER_THREAD * <Py_ssize_t>self.threads if self.threads > 1 else 1
 
     cdef int reserve_targets(self, Py_ssize_t rows, bint weighs) except -1:
         """Make room for targets as rows of weights, and for the weights of shuffled samples."""
@@ -548,98 +718,109 @@ cdef class Engine:
         cdef real *dy
         cdef real *dx
         cdef bint finite = True, wanted, at_once
+        cdef Work w
         for i in range(self.n_operations - 1, -1, -1):
             op = &self.operations[i]
             dy = self.here(self.gradient_places[turn], x)
             dx = self.here(self.gradient_places[1 - turn], x)
-            if op.kind == DENSE:
-                if op.masks:
-                    self.kernels.relu_backward(self.here(op.y, x), dy, dy, n * op.n_out)
-                if op.x == INPUT:
-                    dx = NULL
-                wanted = keep or op.trains[0]
-                at_once = not keep and not wait and self.updates_at_once(op, n)
-                self.kernels.dense_backward(
-                    self.here(op.x, x), self.parameter(op.weight), dy, NULL if at_once else dx,
-                    self.gradient(op.weight) if wanted and not at_once else NULL,
-                    self.gradient(op.bias) if wanted else NULL,
-                    n, op.n_in, op.n_out, op.after_relu, add)
-                if at_once:
-                    finite &= self.kernels.dense_update(
-                        self.here(op.x, x), dy, dx, self.entry(self.scratch_start, 0),
-                        self.parameter(op.weight), self.entry(steps.starts[0], op.weight),
-                        self.entry(steps.starts[1], op.weight),
-                        self.entry(steps.starts[2], op.weight),
-                        n, op.n_in, op.n_out, op.after_relu, 16 if n == 1 else FEW_ROWS, u)
-            elif op.kind == RELU:
-                self.kernels.relu_backward(self.here(op.x, x), dy, dx, n * op.n_out)
-            elif op.kind == ACTIVATION:
-                self.kernels.activation_backward(
-                    self.here(op.x, x), self.here(op.y, x), dy, dx, n * op.n_out,
-                    op.function, op.factor)
-            elif op.kind == SOFTMAX:
-                self.kernels.softmax_backward(self.here(op.y, x), dy, dx, n, op.n_out)
-            elif op.kind == LOG_SOFTMAX:
-                self.kernels.log_softmax_backward(self.here(op.y, x), dy, dx, n, op.n_out)
-            elif op.kind == LAYER_NORM:
-                self.kernels.layer_norm_backward(
-                    self.here(op.x, x), self.parameter(op.weight),
-                    <const double *>self.here(op.stats, x), dy, NULL if op.x == INPUT else dx,
-                    self.gradient(op.weight), self.gradient(op.bias), n, op.n_out, add)
-            elif op.kind == DROPOUT:
-                self.drop(op, dy, dx, n)
-            elif op.kind == SCALE:
-                self.kernels.scale(dy, dx, n * op.n_out, op.factor)
-            elif op.kind == ADD:
+            if op.kind == ADD:
                 memcpy(self.here(op.aside, x), dy, n * op.n_out * self.itemsize)
                 continue
+            w.kernels, w.op, w.itemsize, w.n = self.kernels, op, self.itemsize, n
+            w.x, w.y, w.skip = self.here(op.x, x), self.here(op.y, x), self.here(op.aside, x)
+            w.dy, w.dx, w.add = dy, dx, add
+            w.weight = self.parameter(op.weight)
+            w.first_entry = op.first + <uint64_t>(self.first_row * op.n_out)
+            if op.kind == LAYER_NORM:           # its gradients are sums over rows
+                self.kernels.layer_norm_backward(
+                    w.x, w.weight, <const double *>self.here(op.stats, x), dy,
+                    NULL if op.x == INPUT else dx,
+                    self.gradient(op.weight), self.gradient(op.bias), n, op.n_out, add)
+            elif op.kind == DENSE:
+                if op.masks:
+                    self.kernels.relu_backward(w.y, dy, dy, n * op.n_out)
+                if op.x == INPUT:
+                    w.dx = NULL
+                wanted = keep or op.trains[0]
+                at_once = not keep and not wait and self.updates_at_once(op, n)
+                if w.dx != NULL and (n > 1 or not at_once):
+                    self.rows_back(&w)
+                if wanted and op.bias != NOWHERE:
+                    self.kernels.sum_rows(dy, self.gradient(op.bias), n, op.n_out, add)
+                if at_once:
+                    finite &= self.weights_by_update(&w, u, steps)
+                elif wanted:
+                    w.gradient = self.gradient(op.weight)
+                    if not self.cut(&w, op.n_in, ROWS_APART):
+                        weights_backward(&w, 0, op.n_in)
+                    else:
+                        run(part_of_weights_backward, &w, (op.n_in + w.part - 1) // w.part,
+                            self.threads)
             else:
-                self.kernels.add_forward(dy, self.here(op.aside, x), dx, n * op.n_out)
+                self.rows_back(&w)
             turn = 1 - turn
         return finite
+
+    cdef inline void rows_back(self, Work *w) noexcept nogil:
+        """The gradient by what an operation reads."""
+        if not self.cut(w, w.n, ROWS_APART):
+            rows_backward(w, 0, w.n)
+        else:
+            run(part_backward, w, (w.n + w.part - 1) // w.part, self.threads)
+
+    cdef inline bint weights_by_update(self, Work *w, const Update *u, Steps steps) noexcept nogil:
+        """A layer's weights by their gradient; returns whether they are finite then."""
+        w.gradient, w.u, w.finite = self.entry(self.scratch_start, 0), u, True
+        w.together = 16 if w.n == 1 else FEW_ROWS
+        w.states[0] = self.entry(steps.starts[0], w.op.weight)
+        w.states[1] = self.entry(steps.starts[1], w.op.weight)
+        w.states[2] = self.entry(steps.starts[2], w.op.weight)
+        if not self.cut(w, w.op.n_in, FEW_ROWS):
+            return weights_updated(w, 0, w.op.n_in)
+        run(part_of_weights_updated, w, (w.op.n_in + w.part - 1) // w.part, self.threads)
+        return w.finite
 
     cdef inline real *here(self, Py_ssize_t place, const real *x) noexcept nogil:
         """A place in the training arena."""
         return self.at(place, self.arena_start, self.rows, x, NULL)
 
-    cdef inline void drop(
-            self, Operation *op, const real *x, real *y, Py_ssize_t n) noexcept nogil:
-        self.kernels.dropout(x, y, n * op.n_out, op.factor, op.seen[1],
-                             op.first + <uint64_t>(self.first_row * op.n_out))
-
-    cdef void apply(
+    cdef inline void apply(
             self, Operation *op, const real *x, const real *skip, real *y, real *stats,
             Py_ssize_t n, bint packed) noexcept nogil:
         """One operation forward."""
-        if op.kind == DENSE:
-            if packed:
-                self.kernels.dense_forward_packed(
-                    x, self.entry(self.packed_start, op.packed), self.parameter(op.bias), y,
-                    n, op.n_in, op.n_out, op.relu)
-            else:
-                self.kernels.dense_forward(
-                    x, self.parameter(op.weight), self.parameter(op.bias), y,
-                    n, op.n_in, op.n_out, op.relu)
-        elif op.kind == RELU:
-            self.kernels.relu_forward(x, y, n * op.n_out)
-        elif op.kind == ACTIVATION:
-            self.kernels.activation_forward(x, y, n * op.n_out, op.function, op.factor)
-        elif op.kind == SOFTMAX:
-            self.kernels.softmax_forward(x, y, n, op.n_out)
-        elif op.kind == LOG_SOFTMAX:
-            self.kernels.log_softmax_forward(x, y, n, op.n_out)
-        elif op.kind == LAYER_NORM:
-            self.kernels.layer_norm_forward(
-                x, self.parameter(op.weight), self.parameter(op.bias), y, <double *>stats,
-                n, op.n_out, op.factor)
-        elif op.kind == DROPOUT:
-            self.drop(op, x, y, n)
-        elif op.kind == SCALE:
-            self.kernels.scale(x, y, n * op.n_out, op.factor)
-        elif op.kind == REMEMBER:
-            memcpy(y, x, n * op.n_out * self.itemsize)
-        else:
-            self.kernels.add_forward(x, skip, y, n * op.n_out)
+        cdef Work w
+        w.kernels, w.op, w.itemsize, w.n = self.kernels, op, self.itemsize, n
+        w.x, w.skip, w.y, w.stats = x, skip, y, stats
+        w.weight, w.bias = self.parameter(op.weight), self.parameter(op.bias)
+        w.packed = packed
+        if packed and op.kind == DENSE:
+            w.weight = self.entry(self.packed_start, op.packed)
+        w.first_entry = op.first + <uint64_t>(self.first_row * op.n_out)
+        if not self.cut(&w, n, ROWS_APART):
+            rows_forward(&w, 0, n)
+            return
+        run(part_forward, &w, (n + w.part - 1) // w.part, self.threads)
+
+    cdef inline bint cut(self, Work *w, Py_ssize_t size, Py_ssize_t distance) noexcept nogil:
+        """Whether to do some work on `size` rows or entries in parts, and in which.
+
+        Parts begin at multiples of a distance.
+        """
+        cdef double multiplications
+        cdef Py_ssize_t parts
+        w.size = w.part = size
+        if self.threads <= 1:
+            return False
+        multiplications = PER_ENTRY * <double>size
+        if distance != ENTRIES_APART:
+            multiplications = <double>w.n * w.op.n_out * (
+                w.op.n_in if w.op.kind == DENSE else PER_ENTRY)
+        parts = min(<Py_ssize_t>(multiplications / WORK_OF_A_PART), self.most_parts(),
+                    (size + distance - 1) // distance)
+        if parts <= 1:
+            return False
+        w.part = ((size + parts - 1) // parts + distance - 1) // distance * distance
+        return w.part < size
 
     cdef void predict_rows(
             self, char *arena, Py_ssize_t rows, const real *x, real *y,
@@ -743,9 +924,16 @@ cdef class Engine:
 
     cdef bint update_some(
             self, Py_ssize_t first, Py_ssize_t size, const Update *u, Steps steps) noexcept nogil:
-        return self.kernels.update(
-            self.gradient(first), self.parameter(first), self.entry(steps.starts[0], first),
-            self.entry(steps.starts[1], first), self.entry(steps.starts[2], first), size, u)
+        cdef Work w
+        w.kernels, w.itemsize, w.u, w.finite = self.kernels, self.itemsize, u, True
+        w.gradient, w.weight = self.gradient(first), self.parameter(first)
+        w.states[0] = self.entry(steps.starts[0], first)
+        w.states[1] = self.entry(steps.starts[1], first)
+        w.states[2] = self.entry(steps.starts[2], first)
+        if not self.cut(&w, size, ENTRIES_APART):
+            return entries_updated(&w, 0, size)
+        run(part_updated, &w, (size + w.part - 1) // w.part, self.threads)
+        return w.finite
 
     cdef double sum_of_squares(self, bint of_weights) noexcept nogil:
         """Of the weights of all dense layers, or of all gradients that are in use."""

@@ -67,6 +67,9 @@ include "_entry_losses.pxi"
 cdef KernelTable _table = KernelTable(
     dense_forward=dense_forward,
     dense_backward=dense_backward,
+    input_gradient=input_gradient,
+    weight_gradient=weight_gradient,
+    sum_rows=sum_rows,
     pack_weights=pack_weights,
     dense_forward_packed=dense_forward_packed,
     dense_update=dense_update,

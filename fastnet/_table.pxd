@@ -49,29 +49,44 @@ cdef struct Update:
     double root, eps    # ADAM: A / (root sqrt(B) + eps)
 
 cdef struct KernelTable:
-    # Z := X W + b, then max(Z, 0) if relu.   b or NULL
+    # Z := X W + b, then max(Z, 0) if relu.   b or NULL.   `rows` of the n rows, from `first` on:
+    # in parts, which begin at multiples of 16, it has the bits that it has as a whole
     void (*dense_forward)(
         const real *X, const real *W, const real *b, real *Z,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil
     # dX := dZ W^T, then 0 where X <= 0 if relu (X is what a ReLU gave);   dW := X^T dZ,
     # db := sum of the rows of dZ, or dW += and db += if add.   dX, dW, db each or NULL
     void (*dense_backward)(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, bint add) noexcept nogil
+    # The three of dense_backward one by one.   mask: X, or NULL
+    # `rows` of the n rows of dX, and of the n_in rows of dW, from `first` on; likewise in parts
+    void (*input_gradient)(
+        const real *W, const real *dZ, const real *mask, real *dX,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil
+    void (*weight_gradient)(
+        const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
+        Py_ssize_t first, Py_ssize_t rows, bint add) noexcept nogil
+    void (*sum_rows)(
+        const real *dZ, real *db, Py_ssize_t n, Py_ssize_t n_out, bint add) noexcept nogil
     # packed := W, in the order in which dense_forward_packed reads it; returns how many entries
     # packed NULL: only tells the number
     Py_ssize_t (*pack_weights)(
         const real *W, real *packed, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil
     void (*dense_forward_packed)(
         const real *X, const real *packed, const real *b, real *Z,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu) noexcept nogil
-    # dX := dZ W^T, then 0 where X <= 0 if relu;   dW := X^T dZ and `update` of W with it, some rows
-    # at a time; dW has room for these.   dX or NULL
-    # returns whether all of W is finite afterwards
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
+        Py_ssize_t first, Py_ssize_t rows) noexcept nogil
+    # dW := X^T dZ and `update` of W with it, `together` rows at a time, for which dW has room;
+    # `rows` of the n_in rows, from `first` on, in parts as above
+    # of a single sample also its dX := dZ W^T, then 0 where X <= 0 if relu.   dX or NULL
+    # returns whether all of these rows of W are finite afterwards
     bint (*dense_update)(
         const real *X, const real *dZ, real *dX, real *dW, real *W, real *A, real *B, real *C,
-        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, Py_ssize_t rows,
-        const Update *u) noexcept nogil
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
+        Py_ssize_t first, Py_ssize_t rows, Py_ssize_t together, const Update *u) noexcept nogil
 
     # Y := exp(X);   Y := log(X)
     void (*exp_forward)(const real *X, real *Y, Py_ssize_t size) noexcept nogil

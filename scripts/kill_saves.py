@@ -32,7 +32,7 @@ def main(rounds: int) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name), Path(name, "net")
         for _ in range(rounds):
-            child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)],
+            child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], cwd=folder,
                                      stdout=subprocess.PIPE)
             assert child.stdout is not None
             if child.stdout.readline() != b"ready\n":

@@ -1,0 +1,146 @@
+"""Several threads: the same bits for any number of them; forks, other threads and exits."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastnet as fn
+from fastnet import _pool
+
+THREADS = [2, 3, 8]
+
+
+def make(kind, dtype):
+    rng = np.random.default_rng(1)
+
+    def dense(n_in, n_out, **options):
+        return fn.Dense(n_in, n_out, dtype=dtype, rng=rng, **options)
+
+    return fn.Sequential({
+        "wide": lambda: [dense(300, 500), fn.ReLU(), dense(500, 400), fn.ReLU(), dense(400, 10)],
+        "all layers": lambda: [
+            dense(300, 129, activation="gelu"), fn.Dropout(0.3, rng=rng),
+            fn.Residual([fn.LayerNorm(129, dtype=dtype), dense(129, 129), fn.SiLU(),
+                         fn.Scale(0.5)]),
+            fn.Tanh(), dense(129, 130), fn.ELU(), fn.Softmax(), dense(130, 64), fn.LogSoftmax(),
+            dense(64, 3)],
+        "one output": lambda: [dense(300, 260), fn.ReLU(), dense(260, 1)],
+        "narrow": lambda: [dense(300, 7), fn.ReLU(), dense(7, 300), fn.Sigmoid(), dense(300, 5)],
+    }[kind]())
+
+
+def bits(net):
+    return b"".join(value.tobytes() for _, value, _ in net.parameters())
+
+
+def trained(kind, dtype, threads, optimizer, n, batch, **options):
+    rng = np.random.default_rng(2)
+    net = make(kind, dtype)
+    n_out = net.layers[-1].out_features
+    x, y = rng.normal(size=(n, 300)), rng.normal(size=(n, n_out))
+    net.compile(optimizer(), "mse", **options)
+    net._engine.threads = threads
+    history = net.fit(x, y, batch_size=batch, epochs=2, rng=0, verbose=0)
+    return bits(net), history.loss, net.predict(x).tobytes(), net.evaluate(x, y).loss
+
+
+@pytest.mark.parametrize("optimizer", [
+    lambda: fn.SGD(1e-5, 0.9), lambda: fn.Adam(1e-3), lambda: fn.AdamW(1e-3, clip_norm=0.1)],
+    ids=["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("n, batch", [(100, 33), (600, 600), (70, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["wide", "all layers", "one output", "narrow"])
+def test_bits_do_not_depend_on_the_number_of_threads(kind, dtype, n, batch, optimizer):
+    alone = trained(kind, dtype, 1, optimizer, n, batch)
+    for threads in THREADS:
+        assert trained(kind, dtype, threads, optimizer, n, batch) == alone
+
+
+def test_gradients_that_are_kept():
+    results = []
+    for threads in (1, 2):
+        net = make("wide", "float32")
+        net.compile(fn.Adam(1e-3), "mse", keep_gradients=True)
+        net._engine.threads = threads
+        rng = np.random.default_rng(2)
+        net.train_step(rng.normal(size=(300, 300)), rng.normal(size=(300, 10)))
+        results.append([gradient.tobytes() for _, _, gradient in net.parameters()])
+    assert results[0] == results[1]
+
+
+# ---- The pool itself ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("work", [0, 300, 30_000])
+def test_every_part_is_done_once(work, threads):
+    for parts in (1, 2, 7, 100):
+        counts = np.zeros(parts, np.int32)
+        for _ in range(100 if work < 1000 else 3):
+            _pool.exercise(counts, work, threads)
+        assert set(counts) == {100 if work < 1000 else 3}
+
+
+def test_workers_stay():
+    assert _pool.exercise(np.zeros(4, np.int32), 10, 3) >= 2
+
+
+def test_several_python_threads_at_once():
+    failed = []
+
+    def loop():
+        counts = np.zeros(5, np.int32)
+        for _ in range(2000):
+            _pool.exercise(counts, 50, 3)
+        if set(counts) != {2000}:
+            failed.append(counts)
+
+    threads = [threading.Thread(target=loop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def run(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          timeout=120)
+
+
+FORK = """
+import os, sys
+import numpy as np
+from fastnet import _pool
+def works():
+    counts = np.zeros(8, np.int32)
+    _pool.exercise(counts, 1000, 3)
+    return set(counts) == {1}
+def threads():
+    return len(os.listdir("/proc/self/task"))
+if BEFORE:
+    assert works()
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        os._exit(0 if works() and works() and threads() == 3 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert works()
+print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("before", [False, True])
+def test_52_fork(before):
+    done = run(FORK.replace("BEFORE", str(before)))
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_exit_while_workers_wait():
+    done = run("import numpy as np; from fastnet import _pool; "
+               "_pool.exercise(np.zeros(8, np.int32), 1000, 4); print('fine')")
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
