@@ -2,12 +2,12 @@
 
 import copy
 import hashlib
-import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 from pathlib import Path
@@ -34,7 +34,7 @@ def bits(net):
 
 def there_and_back(net, **options):
     """What `load` makes of what `save` has written."""
-    with io.BytesIO() as _, temporary() as path:
+    with temporary() as path:
         net.save(path, **options)
         return fn.load(path)
 
@@ -44,7 +44,7 @@ class temporary:
 
     def __enter__(self):
         folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.folder = __import__("tempfile").TemporaryDirectory(dir=folder)
+        self.folder = tempfile.TemporaryDirectory(dir=folder)
         return Path(self.folder.name, "net")
 
     def __exit__(self, *_):
@@ -382,13 +382,12 @@ HUGE = {"class": "Dense", "in_features": 10**7, "out_features": 10**7, "bias": F
     ("optimizer/lr", "x"), ("optimizer/states", []), ("optimizer/states", 3),
     ("optimizer/states/0", 3), ("optimizer/states/0", []), ("optimizer/states/0/0", (1, 2, 3)),
     ("optimizer/states/0/0", (None, None)), ("optimizer/states/0/0", None),
-    ("optimizer/states/0/0", (np.zeros(3), None, None)), ("optimizer", 3), ("fit", None)])
+    ("optimizer/states/0/0", (np.zeros(3), None, None)), ("optimizer", 3)])
 def test_60_61_parts_that_do_not_fit(way, value, path):
     net = small_net()
     net.fit(*data(), verbose=0)
     net.save(path)
-    if (way, value) == ("fit", None):
-        return fn.load(path)            # the others are refused for a reason
+    fn.load(path)                       # as it is, it is read
     changed(path, way, value)
     tracemalloc.start()
     with pytest.raises(fn.ModelFileError, match=r"cannot be read: ."):
