@@ -52,6 +52,9 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _estimator(state: Any) -> Any:
-    from fastnet import sklearn  # needs its extra
-
+    try:
+        from fastnet import sklearn
+    except ImportError as error:
+        raise ImportError("it holds an estimator, which needs scikit-learn: "
+                          'pip install ".[sklearn]" where fastnet\'s code is') from error
     return sklearn.estimator_of(state)

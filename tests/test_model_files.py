@@ -635,6 +635,13 @@ def test_62_estimators_of_released_versions_are_read():
     np.testing.assert_allclose(found.loss_, expected["next loss"], rtol=1e-12)
 
 
+def test_an_estimator_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastnet.sklearn", None)
+    monkeypatch.delattr(fn, "sklearn", raising=False)
+    with pytest.raises(ImportError, match="estimator, which needs scikit-learn"):
+        fn.load(GOLDEN / "estimator-1.safetensors")
+
+
 @pytest.mark.parametrize("version", ["0", "2", "10", "x"])
 def test_62_other_versions_are_named(version, path, monkeypatch):
     monkeypatch.setattr(_state_file, "VERSION", version)
