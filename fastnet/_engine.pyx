@@ -26,7 +26,7 @@ from libc.string cimport memcpy
 
 from fastnet._ops cimport (
     Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
-from fastnet._pool cimport run
+from fastnet._pool cimport Task, run
 from fastnet._table cimport ADAM, PLAIN_SGD, RMSPROP, SGD, KernelTable, Update, real
 
 from fastnet._ops import ACTIVATIONS, ENTRY_LOSSES, as_floats
@@ -754,8 +754,7 @@ cdef class Engine:
                     if not self.cut(&w, op.n_in, ROWS_APART):
                         weights_backward(&w, 0, op.n_in)
                     else:
-                        run(part_of_weights_backward, &w, (op.n_in + w.part - 1) // w.part,
-                            self.threads)
+                        self.share(part_of_weights_backward, &w)
             else:
                 self.rows_back(&w)
             turn = 1 - turn
@@ -766,7 +765,7 @@ cdef class Engine:
         if not self.cut(w, w.n, ROWS_APART):
             rows_backward(w, 0, w.n)
         else:
-            run(part_backward, w, (w.n + w.part - 1) // w.part, self.threads)
+            self.share(part_backward, w)
 
     cdef inline bint weights_by_update(self, Work *w, const Update *u, Steps steps) noexcept nogil:
         """A layer's weights by their gradient; returns whether they are finite then."""
@@ -777,7 +776,7 @@ cdef class Engine:
         w.states[2] = self.entry(steps.starts[2], w.op.weight)
         if not self.cut(w, w.op.n_in, FEW_ROWS):
             return weights_updated(w, 0, w.op.n_in)
-        run(part_of_weights_updated, w, (w.op.n_in + w.part - 1) // w.part, self.threads)
+        self.share(part_of_weights_updated, w)
         return w.finite
 
     cdef inline real *here(self, Py_ssize_t place, const real *x) noexcept nogil:
@@ -799,7 +798,7 @@ cdef class Engine:
         if not self.cut(&w, n, ROWS_APART):
             rows_forward(&w, 0, n)
             return
-        run(part_forward, &w, (n + w.part - 1) // w.part, self.threads)
+        self.share(part_forward, &w)
 
     cdef inline bint cut(self, Work *w, Py_ssize_t size, Py_ssize_t distance) noexcept nogil:
         """Whether to do some work on `size` rows or entries in parts, and in which.
@@ -821,6 +820,10 @@ cdef class Engine:
             return False
         w.part = ((size + parts - 1) // parts + distance - 1) // distance * distance
         return w.part < size
+
+    cdef inline void share(self, Task task, Work *w) noexcept nogil:
+        """Do the parts that `cut` has made."""
+        run(task, w, (w.size + w.part - 1) // w.part, self.threads)
 
     cdef void predict_rows(
             self, char *arena, Py_ssize_t rows, const real *x, real *y,
@@ -932,7 +935,7 @@ cdef class Engine:
         w.states[2] = self.entry(steps.starts[2], first)
         if not self.cut(&w, size, ENTRIES_APART):
             return entries_updated(&w, 0, size)
-        run(part_updated, &w, (size + w.part - 1) // w.part, self.threads)
+        self.share(part_updated, &w)
         return w.finite
 
     cdef double sum_of_squares(self, bint of_weights) noexcept nogil:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from fastnet._files import ModelFileError
-from fastnet._state_file import kind_of, parse
+from fastnet._state_file import parse, read_bytes
 from fastnet.network import Sequential
 
 
@@ -35,8 +35,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     ImportError
         An estimator, where scikit-learn is not installed.
     """
-    kind, data = kind_of(path)
-    state = parse(path, kind, data)
+    kind, state = parse(path, read_bytes(path))
     try:
         if kind == "network":
             if state["network"] is None:

@@ -134,10 +134,10 @@ def read_model(path: str) -> Model:
     """
     data = read_bytes(path)
     try:
-        state = parse(path, "network", data)
+        kind, state = parse(path, data)
     except ModelFileError as error:
         raise FileError(str(error)) from error
-    if "table" not in state:
+    if kind != "network" or "table" not in state:
         raise FileError(f"{path} does not say what its columns are, as the models of "
                         "`python -m fastnet train` do")
     try:

@@ -117,10 +117,13 @@ def read_state(path: str | os.PathLike[str], kind: str) -> Any:
     ModelFileError
         Another file, a damaged one, or one of a newer version.
     """
-    return parse(path, kind, _read(path))
+    found, state = parse(path, read_bytes(path))
+    if found != kind:
+        raise ModelFileError(f"{path} cannot be read: it holds a {found}, not a {kind}")
+    return state
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return a file's content, no more than it has now."""
     with open(path, "rb") as file:
         about = os.fstat(file.fileno())
@@ -129,12 +132,10 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         return file.read(about.st_size)
 
 
-def parse(path: str | os.PathLike[str], kind: str, data: bytes) -> Any:
-    """Return what `read_state` does, from a file's content."""
+def parse(path: str | os.PathLike[str], data: bytes) -> tuple[str, Any]:
+    """Return kind and state of a file with this content; ModelFileError as of `read_state`."""
     try:
-        found, content, arrays = _parts(data)
-        if found != kind:
-            raise ModelFileError(f"it holds a {found}, not a {kind}")
+        kind, content, arrays = _parts(data)
         state = _together(content, arrays)
         if arrays:
             raise ModelFileError(f"nothing tells what {', '.join(list(arrays)[:5])} is")
@@ -142,16 +143,7 @@ def parse(path: str | os.PathLike[str], kind: str, data: bytes) -> Any:
         raise ModelFileError(f"{path} cannot be read: it is nested too deeply") from error
     except ModelFileError as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
-    return state
-
-
-def kind_of(path: str | os.PathLike[str]) -> tuple[str, bytes]:
-    """Return what a file says that it holds, and its content; errors as of `read_state`."""
-    data = _read(path)
-    try:
-        return str(_metadata(_header(data)[0])["kind"]), data
-    except ModelFileError as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+    return kind, state
 
 
 def _parts(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:

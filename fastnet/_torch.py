@@ -15,32 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet._convert import floats, numeric
+from fastnet._describe import ARGUMENTS, CLASSES
 from fastnet._layer import WeightedLayer
-from fastnet.activations import (
-    ELU,
-    GELU,
-    Identity,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Tanh,
-)
-from fastnet.layers import Dense, Dropout, Flatten, LayerNorm
+from fastnet.layers import Dense, LayerNorm, Residual
 
-# Layers without parameters, with the arguments that they have in both libraries.
-SAME: dict[type, tuple[str, ...]] = {
-    Dropout: ("p",), ELU: ("alpha",), Flatten: (), GELU: ("approximate",), Identity: (),
-    LeakyReLU: ("negative_slope",), LogSoftmax: (), ReLU: (), Sigmoid: (), SiLU: (), Softmax: (),
-    Tanh: (),
-}
+# Layers without parameters, which are made with the same arguments in both libraries.
+SAME = [CLASSES[name] for name in (
+    "Dropout", "ELU", "Flatten", "GELU", "Identity", "LeakyReLU", "LogSoftmax", "ReLU", "Sigmoid",
+    "SiLU", "Softmax", "Tanh")]
 # Arguments of PyTorch alone, with the values that mean what fastnet does; the first is written.
-FIXED: dict[type, dict[str, tuple[int, ...]]] = {
-    Flatten: {"start_dim": (1,), "end_dim": (-1,)},
-    LogSoftmax: {"dim": (1, -1)},
-    Softmax: {"dim": (1, -1)},
+FIXED: dict[str, dict[str, tuple[int, ...]]] = {
+    "Flatten": {"start_dim": (1,), "end_dim": (-1,)},
+    "LogSoftmax": {"dim": (1, -1)},
+    "Softmax": {"dim": (1, -1)},
 }
 
 
@@ -50,6 +37,22 @@ def _torch() -> Any:
         return import_module("torch")
     except ModuleNotFoundError as error:
         raise ImportError("to_torch and from_torch need PyTorch: install torch") from error
+
+
+def unfolded(layers: Iterable[Any]) -> list[Any]:
+    """Return layers with those of inner networks and the activations of dense layers in their row.
+
+    A `Residual` stays as it is, with layers of its own.
+    """
+    found: list[Any] = []
+    for layer in layers:
+        if hasattr(layer, "_chain") and not isinstance(layer, Residual):
+            found += unfolded(layer._chain)
+            continue
+        found.append(layer)
+        if isinstance(layer, Dense) and layer.activation is not None:
+            found.append(layer.activation)
+    return found
 
 
 # ---- Parameters by name ------------------------------------------------------------------------
@@ -117,8 +120,8 @@ def _array(given: Any, name: str) -> Any:
 
 def _plain_module(nn: Any, layer: Any) -> Any:
     kind = type(layer)
-    arguments = {name: getattr(layer, name) for name in SAME[kind]}
-    fixed = {name: values[0] for name, values in FIXED.get(kind, {}).items()}
+    arguments = {name: getattr(layer, name) for name in ARGUMENTS[kind]}
+    fixed = {name: values[0] for name, values in FIXED.get(kind.__name__, {}).items()}
     return getattr(nn, kind.__name__)(**arguments, **fixed)
 
 
@@ -153,11 +156,11 @@ def module_of(layers: Iterable[Any]) -> Any:
 
 
 def _plain_layer(kind: type, module: Any, dtype: Any) -> Any:
-    for name, values in FIXED.get(kind, {}).items():
+    for name, values in FIXED.get(kind.__name__, {}).items():
         if getattr(module, name) not in values:
             raise ValueError(f"{name} must be {' or '.join(map(str, values))}, "
                              f"got {getattr(module, name)}")
-    return kind(**{name: getattr(module, name) for name in SAME[kind]})
+    return kind(**{name: getattr(module, name) for name in ARGUMENTS[kind]})
 
 
 def _dense(

@@ -16,7 +16,6 @@ import numpy as np
 from fastnet import _engine, _ops, _torch
 from fastnet._convert import flag, generator, positive, set_random_state, whole, within
 from fastnet._describe import build, build_bare, describe, parameters_of, register
-from fastnet._exchange import unfolded
 from fastnet._fitting import Batches, Fitting, Samples, lazy_rows
 from fastnet._layer import (
     Layer,
@@ -779,7 +778,7 @@ class Sequential(Layer):
             A layer with parameters is not built in.
         """
         return {name: value.copy()
-                for name, value in _torch.named_parameters(unfolded(self._layers))}
+                for name, value in _torch.named_parameters(_torch.unfolded(self._layers))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy parameters in that `state_dict` gave, here or in PyTorch.
@@ -801,7 +800,7 @@ class Sequential(Layer):
             or too large for the network's dtype, a layer with parameters that is not built in.
             Whatever is raised, nothing has changed.
         """
-        _torch.load(dict(_torch.named_parameters(unfolded(self._layers))), state)
+        _torch.load(dict(_torch.named_parameters(_torch.unfolded(self._layers))), state)
 
     def to_torch(self) -> Any:
         """Return the network as a `torch.nn.Sequential`, with copies of the parameters.
@@ -823,7 +822,7 @@ class Sequential(Layer):
                     and type(network).forward is not Sequential.forward):
                 raise ValueError(f"{type(network).__name__} is a network with a forward of its "
                                  "own, which PyTorch has no module for")
-        return _torch.module_of(unfolded(self._layers))
+        return _torch.module_of(_torch.unfolded(self._layers))
 
     @classmethod
     def from_torch(cls, module: Any) -> Self:

@@ -604,13 +604,10 @@ class _MLP(BaseMultilayerPerceptron):
         parameters = self.get_params(deep=False)
         if parameters["callbacks"]:
             raise ValueError("callbacks cannot be saved: set_params(callbacks=None) first")
-        source = parameters["random_state"]
-        if isinstance(source, np.random.RandomState):
+        parameters["callbacks"] = source = None
+        if isinstance(self.random_state, np.random.RandomState):
             parameters["random_state"] = None
-            source = source.get_state(legacy=False)
-        else:
-            source = None
-        parameters["callbacks"] = None
+            source = self.random_state.get_state(legacy=False)
         if parameters["dtype"] is not None:
             parameters["dtype"] = np.dtype(parameters["dtype"]).name
         about = {"class": type(self).__name__, "parameters": parameters, "random_state": source}
@@ -620,8 +617,7 @@ class _MLP(BaseMultilayerPerceptron):
             optimizer = getattr(self, "_optimizer", None)
             network = self.network_._file_state(False) | {
                 "optimizer": optimizer and optimizer._state(self.network_.layers)}
-            about |= {"books": {name: _in_words(getattr(self, name))
-                                for name in (*BOOKS, "validation_loss_curve_", "classes_")
+            about |= {"books": {name: _in_words(getattr(self, name)) for name in SAVED_BOOKS
                                 if hasattr(self, name)},
                       "history": vars(getattr(self, "history_", History()))}
             if hasattr(self, "_label_binarizer"):
@@ -631,7 +627,7 @@ class _MLP(BaseMultilayerPerceptron):
     def _take_file_state(self, about: dict[str, Any], state: dict[str, Any]) -> None:
         """Become what a file's fitted estimator was; one of several errors where it was none."""
         for name, value in about["books"].items():
-            if name not in (*BOOKS, "validation_loss_curve_", "classes_"):
+            if name not in SAVED_BOOKS:
                 raise ValueError(f"an estimator has no {name}")
             setattr(self, name, _from_words(value))
         self.network_ = Sequential._of_file_state({**state, "optimizer": None})
@@ -1016,6 +1012,7 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
 BOOKS = ("n_iter_", "t_", "n_outputs_", "n_layers_", "out_activation_", "loss_", "best_loss_",
          "loss_curve_", "validation_scores_", "best_validation_score_", "n_features_in_",
          "feature_names_in_", "_no_improvement_count")
+SAVED_BOOKS = (*BOOKS, "validation_loss_curve_", "classes_")
 
 
 def _known(fitted: Any) -> dict[str, Any]:
@@ -1060,10 +1057,11 @@ def _from_words(value: Any) -> Any:
     """Return what `_in_words` was given."""
     if not isinstance(value, dict):
         return value.copy() if isinstance(value, np.ndarray) else value
-    dtype = np.dtype(value["dtype"])
-    if dtype.kind not in "UO" or not isinstance(value["array"], list):
-        raise ValueError(f"an array of {dtype} is not described like this")
-    return np.array(value["array"], dtype)
+    # Text gets the width of its longest entry: one that a file claims could take any memory.
+    kinds: dict[str, Any] = {"U": str, "O": object}
+    if not isinstance(value["array"], list):
+        raise ValueError("an array is no list")
+    return np.array(value["array"], kinds[np.dtype(value["dtype"]).kind])
 
 
 def estimator_of(state: dict[str, Any]) -> MLPClassifier | MLPRegressor:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from changed_files import change
 
 import fastnet as fn
 from fastnet import _cli, _data, _model, _ops, _results, _training
@@ -1046,19 +1047,6 @@ def test_a_network_without_a_table_is_refused(model_file, folder):
     assert "does not say what its columns are" in model_file[1]((folder / "net").read_bytes())
 
 
-def change(path, value):
-    """A function that changes what stands there in a file's content."""
-    def apply(state):
-        *way, last = path.split("/")
-        for name in way:
-            state = state[int(name) if isinstance(state, list) else name]
-        if value is None:
-            del state[last]
-        else:
-            state[last] = value(state[last]) if callable(value) else value      # or a new one
-    return apply
-
-
 @pytest.mark.parametrize("path, value", [
     ("parameters/0.bias", None), ("parameters/more", np.zeros(1)),
     ("parameters/0.weight", np.zeros((2, 3), "f4")),
@@ -1076,9 +1064,7 @@ def change(path, value):
     ("table/target_scale", 0.0), ("table/target_mean", math.nan), ("table/target_mean", "x"),
     ("table/target_scale", 10**400), ("table/more", 1), ("table", "no")])
 def test_model_whose_parts_do_not_fit_is_refused(model_file, folder, path, value):
-    state = read_state("t-model.safetensors", "network")
-    change(path, value)(state)
-    write_state("changed", "network", state)
+    change("t-model.safetensors", path, value, to="changed")
     said = model_file[1]((folder / "changed").read_bytes())
     assert said == NO_TABLE
 

@@ -20,6 +20,7 @@ from fastnet import _state_file
 from fastnet._state_file import read_state, write_state
 
 hypothesis = pytest.importorskip("hypothesis")
+from changed_files import change  # noqa: E402
 from drawn_networks import ANY, losses, networks, optimizers  # noqa: E402
 
 given, some = hypothesis.given, hypothesis.strategies
@@ -319,22 +320,6 @@ def test_59_60_what_is_no_model(content, match, path):
     assert str(caught.value).startswith(f"{path} cannot be read: ")
 
 
-def changed(path, way, value):
-    """Write a file with something else at a place of its content; None: nothing."""
-    state = read_state(path, "network")
-    *names, last = way.split("/")
-    place = state
-    for name in names:
-        place = place[int(name) if isinstance(place, list) else name]
-    if isinstance(place, list):
-        last = int(last)
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value(place[last]) if callable(value) else value
-    write_state(path, "network", state)
-
-
 HUGE = {"class": "Dense", "in_features": 10**7, "out_features": 10**7, "bias": False,
         "activation": None, "dtype": "float32", "trainable": True}
 
@@ -388,7 +373,7 @@ def test_60_61_parts_that_do_not_fit(way, value, path):
     net.fit(*data(), verbose=0)
     net.save(path)
     fn.load(path)                       # as it is, it is read
-    changed(path, way, value)
+    change(path, way, value)
     tracemalloc.start()
     with pytest.raises(fn.ModelFileError, match=r"cannot be read: ."):
         fn.load(path)
@@ -427,7 +412,7 @@ def test_59_memory_is_bounded_by_the_size_of_the_file(path):
     tracemalloc.start()
     fn.load(path)
     assert tracemalloc.get_traced_memory()[1] < 8 * size
-    changed(path, "network/layers/0/in_features", 10**9)
+    change(path, "network/layers/0/in_features", 10**9)
     for content in (path.read_bytes(), (2**62).to_bytes(8, "little") + b"{" + bytes(1000)):
         path.write_bytes(content)
         tracemalloc.reset_peak()
@@ -753,15 +738,18 @@ def test_names_of_features(path):
 def test_estimators_whose_parts_do_not_fit(way, value, path):
     own = make_estimator("MLPClassifier")
     own.fit(np.random.default_rng(2).normal(size=(60, 5)), some_targets("labels")).save(path)
-    state = read_state(path, "estimator")
-    *names, last = way.split("/")
-    place = state
-    for name in names:
-        place = place[name]
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value(place[last]) if callable(value) else value
-    write_state(path, "estimator", state)
+    change(path, way, value, kind="estimator")
     with pytest.raises(fn.ModelFileError):
         fn.load(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_59_text_is_as_wide_as_it_is(path):
+    """And not as a file claims."""
+    own = make_estimator("MLPClassifier")
+    own.fit(np.random.default_rng(2).normal(size=(60, 5)), some_targets("words")).save(path)
+    change(path, "estimator/books/classes_/dtype", "<U100000000", kind="estimator")
+    tracemalloc.start()
+    assert fn.load(path).classes_.dtype == own.classes_.dtype
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()

@@ -22,7 +22,7 @@ FLOORS = [
     {"_layer"},
     {"activations", "checking"},
     {"layers", "losses", "metrics", "optimizers", "callbacks", "_config"},
-    {"_fitting", "_exchange", "_describe"},
+    {"_fitting", "_describe"},
     {"_trainer", "_torch"},
     {"network"},
     {"_onnx", "_c", "sklearn"},
