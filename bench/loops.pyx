@@ -43,7 +43,7 @@ def forward(cnp.ndarray X, cnp.ndarray W, cnp.ndarray b, cnp.ndarray Z, bint rel
     for _ in range(repeat):
         kernels.dense_forward(
             data(X), data(W), data(b), data(Z), X.shape[0], X.shape[1], W.shape[1], relu,
-            0, X.shape[0])
+            X.shape[0], 0, W.shape[1])
     return Z
 
 

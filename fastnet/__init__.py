@@ -22,6 +22,7 @@ from fastnet._config import show_config
 from fastnet._files import ModelFileError
 from fastnet._load import load
 from fastnet._onnx import from_onnx, to_onnx
+from fastnet._threads import get_num_threads, set_num_threads
 from fastnet.checking import check_gradients
 from fastnet.digits import load_digits
 from fastnet.history import History, Scores
@@ -69,6 +70,7 @@ __all__ = [
     "LogSoftmax", "Maximum", "MeanSquaredError", "ModelFileError", "NegativeLogLikelihood",
     "Poisson", "Predictor", "RMSprop", "ReLU", "Residual", "Scale", "Scores", "Sequential",
     "SiLU", "Sigmoid", "Softmax", "SoftmaxCrossEntropy", "Tanh", "accuracy", "activations",
-    "callbacks", "check_gradients", "from_onnx", "from_torch", "initializers", "load",
-    "load_digits", "metrics", "schedules", "show_config", "to_c", "to_onnx",
+    "callbacks", "check_gradients", "from_onnx", "from_torch", "get_num_threads",
+    "initializers", "load", "load_digits", "metrics", "schedules", "set_num_threads",
+    "show_config", "to_c", "to_onnx",
 ]

@@ -1,10 +1,11 @@
 """What this build of fastnet is and what it runs on."""
 
+import os
 import sys
 
 import numpy as np
 
-from fastnet import _ops
+from fastnet import _ops, _threads
 
 
 def show_config(mode: str = "stdout") -> dict[str, str] | None:
@@ -18,7 +19,8 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
     -------
     config : dict of str to str, or None if it is printed
         "instruction set" is the one in use; the environment variable FASTNET_ISA, read on import,
-        forces one of those under "available".
+        forces one of those under "available". "threads" is `get_num_threads()`, and "threads by"
+        what that comes from.
 
     Raises
     ------
@@ -37,6 +39,8 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
         "compiler": _ops.compiler(),
         "instruction set": _ops.isa,
         "available": ", ".join(_ops.available_isas()),
+        "threads": f"up to {_threads.get_num_threads()}",
+        "threads by": _threads.described(os.environ),
         "matplotlib": "present" if find_spec("matplotlib") else "missing",
         "tqdm": "present" if find_spec("tqdm") else "missing",
     }

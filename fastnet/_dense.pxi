@@ -100,21 +100,27 @@ cdef inline double to_transpose(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
 cdef void dense_forward(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Z = X W + b, then max(Z, 0) if relu; some rows of it. How depends on the whole."""
+        Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """Z = X W + b, then max(Z, 0) if relu, of some rows and columns. How depends on all n rows.
+
+    Ways that are for small layers do all columns with the first.
+    """
     cdef double by_rows = by_dots(n, n_in, n_out), tiles = by_tiles(n, n_in, n_out)
-    X, Z = X + first * n_in, Z + first * n_out
+    cdef bint flips = n_out > 1 and by_rows + to_transpose(n_in, n_out) < tiles
+    flips = flips and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES
+    if first > 0 and (n_out <= LANES or flips):
+        return
     if n * n_in * n_out <= PLAIN:
         plain(X, n_in, 1, W, n_out, 1, b, Z, rows, n_in, n_out, relu)
     elif n == 1 and 1 < n_out <= LANES:
         single_vector(X, W, n_out, b, Z, n_in, n_out, relu)
     elif n_out == 1 and by_rows < tiles:        # W is its own transpose
         dots(X, n_in, W, n_in, b, Z, 1, rows, 1, n_in, relu)
-    elif (by_rows + to_transpose(n_in, n_out) < tiles
-            and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES):
+    elif flips:
         forward_by_dots(X, W, b, Z, rows, n_in, n_out, relu)
     else:
-        product(X, n_in, 1, W, n_out, 1, b, NULL, Z, n_out, 1, rows, n_in, n_out, relu)
+        product(X, n_in, 1, W, n_out, 1, b, NULL, Z, n_out, 1, rows, n_in, n_out, relu, False,
+                first, n_out if n_out <= LANES else end)
 
 
 cdef inline bint packs_rows(Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
@@ -144,17 +150,19 @@ cdef Py_ssize_t pack_weights(
 cdef void dense_forward_packed(
         const real *X, const real *packed, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Z = X W + b, then max(Z, 0) if relu, with packed weights W; some rows of it."""
+        Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """Z = X W + b, then max(Z, 0) if relu, with packed weights W: as `dense_forward`."""
     cdef bint by_rows = packs_rows(n_in, n_out)
-    X, Z = X + first * n_in, Z + first * n_out
     if n == 1 and n_out <= LANES:
-        single_vector(X, packed + n_out * padded(n_in) if by_rows else packed, LANES,
-                      b, Z, n_in, n_out, relu)
+        if first == 0:
+            single_vector(X, packed + n_out * padded(n_in) if by_rows else packed, LANES,
+                          b, Z, n_in, n_out, relu)
     elif by_rows:
-        dots(X, n_in, packed, padded(n_in), b, Z, n_out, rows, n_out, n_in, relu)
+        if first == 0:
+            dots(X, n_in, packed, padded(n_in), b, Z, n_out, rows, n_out, n_in, relu)
     else:
-        product(X, n_in, 1, packed, 0, PACKED, b, NULL, Z, n_out, 1, rows, n_in, n_out, relu)
+        product(X, n_in, 1, packed, 0, PACKED, b, NULL, Z, n_out, 1, rows, n_in, n_out, relu, False,
+                first, end)
 
 
 cdef void narrow_input_gradient(
@@ -169,17 +177,18 @@ cdef void narrow_input_gradient(
 cdef void input_gradient(
         const real *W, const real *dZ, const real *mask, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """dX = dZ W^T, then 0 where mask <= 0, unless mask is NULL; some rows of it.
+        Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """dX = dZ W^T, then 0 where mask <= 0, unless mask is NULL: some rows and columns of it.
 
-    How depends on the whole.
+    How depends on all n rows. Ways that are for small layers do all columns with the first.
     """
     cdef double by_rows = by_dots(n, n_out, n_in)
     cdef double tiles = by_tiles(n, n_out, n_in) + to_transpose(n_out, n_in)
     cdef double flipped = by_tiles(n_in, n_out, n) + to_transpose(n_out, n) + 3.0 * n * n_in
-    dZ, dX = dZ + first * n_out, dX + first * n_in
-    if mask != NULL:
-        mask = mask + first * n_in
+    if n_out <= MOST_OUTER or n < 4 and n_out < LANES:
+        if first > 0:
+            return
+        end = n_in
     if n_out == 1:                          # W is its own transpose
         outer(dZ, 1, 1, W, n_in, mask, dX, rows, n_in, 1)
         return
@@ -194,14 +203,19 @@ cdef void input_gradient(
     elif n < 4 and n_out < LANES:
         plain(dZ, n_out, 1, W, 1, n_out, NULL, dX, rows, n_out, n_in, False)
     elif by_rows <= min(tiles, flipped):
-        dots(dZ, n_out, W, n_out, NULL, dX, n_in, rows, n_in, n_out, False)
+        dots(dZ, n_out, W + first * n_out, n_out, NULL, dX + first, n_in, rows, end - first, n_out,
+             False)
     elif flipped < tiles:                   # dX^T = W dZ^T
-        product(W, n_out, 1, dZ, 1, n_out, NULL, NULL, dX, 1, n_in, n_in, n_out, rows, False)
+        product(W + first * n_out, n_out, 1, dZ, 1, n_out, NULL, NULL, dX + first, 1, n_in,
+                end - first, n_out, rows, False)
     else:
-        product(dZ, n_out, 1, W, 1, n_out, NULL, mask, dX, n_in, 1, rows, n_out, n_in, False)
+        product(dZ, n_out, 1, W, 1, n_out, NULL, mask, dX, n_in, 1, rows, n_out, n_in, False, False,
+                first, end)
         return
-    if mask != NULL:
+    if mask != NULL and first == 0 and end == n_in:
         relu_backward(mask, dX, dX, rows * n_in)
+    elif mask != NULL:
+        mask_columns(mask, dX, rows, n_in, first, end)
 
 
 cdef void weight_gradient(
@@ -251,8 +265,9 @@ cdef bint dense_update(
             c = C + at
         if n == 1:
             if dX != NULL:
-                input_gradient(W + at, dZ, X + first if relu else NULL, dX + first, 1, some, n_out,
-                               0, 1)
+                input_gradient(
+                    W + at, dZ, X + first if relu else NULL, dX + first, 1, some, n_out,
+                    1, 0, some)
             finite &= single_update(X + first, dZ, W + at, a, b, c, some, n_out, u)
         else:
             weight_gradient(X, dZ, dW, n, n_in, n_out, first, some, False)
@@ -269,7 +284,7 @@ cdef void dense_backward(
     If add, dW += and db +=.
     """
     if dX != NULL:
-        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out, 0, n)
+        input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out, n, 0, n_in)
     if dW != NULL:
         weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in, add)
     if db != NULL:

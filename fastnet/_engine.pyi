@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from numpy import dtype as DType
@@ -43,6 +44,8 @@ class Engine:
     n_in: int
     n_out: int
     dtype: DType
+    n_threads: int
+    forced: int
     def __init__(
         self,
         operations: list[dict[str, Any]],
@@ -52,7 +55,7 @@ class Engine:
         packs: bool = False,
         use: Use | None = None,
     ) -> None: ...
-    def reserve(self, rows: int) -> None: ...
+    def reserve(self, batch_size: int, threads: int = 1) -> None: ...
     def poison(self, value: float) -> None: ...
     def train(
         self,
@@ -83,6 +86,10 @@ class Engine:
         scores: ndarray | None = None,
     ) -> tuple[str, float, float, int]: ...
 
+def tuned(
+    took_by: Callable[[int, float], float], pieces: int, most: int, sure: bool = False
+) -> list[int]: ...
+
 class Forward:
     @property
     def in_features(self) -> int: ...
@@ -91,6 +98,9 @@ class Forward:
     @property
     def dtype(self) -> DType: ...
     def __init__(
-        self, operations: list[dict[str, Any]], parameters: ndarray, flattens: bool
+        self, operations: list[dict[str, Any]], parameters: ndarray, flattens: bool,
+        n_threads: int,
     ) -> None: ...
+    @property
+    def n_threads(self) -> int | None: ...
     def predict(self, x: Any, out: ndarray | None = None) -> ndarray: ...

@@ -19,15 +19,16 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport isfinite, sqrt
+from libc.math cimport ilogb, isfinite, sqrt
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
 
 from fastnet._ops cimport (
     Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
-from fastnet._pool cimport Task, run
+from fastnet._pool cimport Task, allowed, run
 from fastnet._table cimport ADAM, PLAIN_SGD, RMSPROP, SGD, KernelTable, Update, real
+from fastnet._tuner cimport Tuner, seconds_now, threads_for, took
 
 from fastnet._ops import ACTIVATIONS, ENTRY_LOSSES, as_floats
 
@@ -35,6 +36,10 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MIN
+
+cdef extern from * nogil:       # of gcc and clang: parts of a work may write to it at a time
+    void store_flag "__atomic_store_n"(int *, int, int)
+    int RELAXED "__ATOMIC_RELAXED"
 
 cdef enum Kind:
     DENSE
@@ -53,6 +58,12 @@ cdef enum Loss:
     CROSS_ENTROPY
     NEGATIVE_LOG_LIKELIHOOD
     ENTRIES                 # one of ENTRY_LOSSES
+
+cdef enum Purpose:              # of work that is measured
+    TRAINING
+    PREDICTING
+    UPDATING
+    PURPOSES
 
 cdef enum Outcome:
     FINE
@@ -78,9 +89,13 @@ cdef enum:
     WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
     ROWS_APART = 16         # where parts of rows begin: kernels take up to so many together,
     ENTRIES_APART = 1024    # and parts of parameters
+    COLUMNS_APART = 96      # at least, in a part of a wide layer
     WORK_OF_A_PART = 100_000    # multiplications, at least, that are worth a part of their own
     PARTS_PER_THREAD = 4    # so that a thread that is held up holds up one of them
     PER_ENTRY = 8           # multiplications that an entry takes, where there is no product
+    SHARED_WORK = 200_000   # multiplications, at least, that may pay for several threads,
+    SURE_WORK = 5_000_000   # and that are given to all of them, while nothing is measured yet
+    WORK_CLASSES = 12       # of 4 times the work each
 
 KINDS = {"dense": DENSE, "relu": RELU, "activation": ACTIVATION, "softmax": SOFTMAX,
          "log_softmax": LOG_SOFTMAX, "layer_norm": LAYER_NORM, "dropout": DROPOUT, "scale": SCALE,
@@ -129,6 +144,8 @@ cdef struct Work:
     const real *x                   # what the operation reads and makes,
     const real *skip
     real *y
+    Py_ssize_t x_row, skip_row, y_row   # entries from one row to the next, where a part begins
+    Py_ssize_t across, width        # parts side by side, and columns of one
     real *stats
     const real *dy                  # and gradients by these
     real *dx
@@ -140,7 +157,12 @@ cdef struct Work:
     Py_ssize_t together             # rows of weights in an update
     uint64_t first_entry            # DROPOUT
     bint packed, add
-    bint finite                     # whether all that parts have updated is
+    int broken                      # whether anything that parts have updated is not finite
+
+
+cdef struct Pass:                   # forward, of rows that go through all operations on their own
+    Work *works
+    Py_ssize_t n_works, size, part
 
 
 cdef inline real *moved(
@@ -149,22 +171,22 @@ cdef inline real *moved(
     return <real *>(<const char *>start + entries * w.itemsize) if start != NULL else NULL
 
 
-cdef inline void rows_forward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Some rows of what an operation makes."""
+cdef inline void rows_forward(
+        const Work *w, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column,
+        Py_ssize_t end) noexcept nogil:
+    """Some rows of what an operation makes, and some columns of what a dense one does."""
     cdef Operation *op = w.op
-    cdef Py_ssize_t at = first * op.n_out, size = rows * op.n_out
-    cdef real *x
-    cdef real *y
+    cdef Py_ssize_t size = rows * op.n_out
+    cdef const real *x = moved(w.x, first * w.x_row, w)
+    cdef real *y = moved(w.y, first * w.y_row, w)
     if op.kind == DENSE:
         if w.packed:
             w.kernels.dense_forward_packed(
-                w.x, w.weight, w.bias, w.y, w.n, op.n_in, op.n_out, op.relu, first, rows)
+                x, w.weight, w.bias, y, w.n, op.n_in, op.n_out, op.relu, rows, column, end)
         else:
             w.kernels.dense_forward(
-                w.x, w.weight, w.bias, w.y, w.n, op.n_in, op.n_out, op.relu, first, rows)
-        return
-    x, y = moved(w.x, at, w), moved(w.y, at, w)
-    if op.kind == RELU:
+                x, w.weight, w.bias, y, w.n, op.n_in, op.n_out, op.relu, rows, column, end)
+    elif op.kind == RELU:
         w.kernels.relu_forward(x, y, size)
     elif op.kind == ACTIVATION:
         w.kernels.activation_forward(x, y, size, op.function, op.factor)
@@ -176,30 +198,31 @@ cdef inline void rows_forward(const Work *w, Py_ssize_t first, Py_ssize_t rows) 
         w.kernels.layer_norm_forward(
             x, w.weight, w.bias, y, <double *>w.stats + 2 * first, rows, op.n_out, op.factor)
     elif op.kind == DROPOUT:
-        w.kernels.dropout(x, y, size, op.factor, op.seen[1], w.first_entry + <uint64_t>at)
+        w.kernels.dropout(
+            x, y, size, op.factor, op.seen[1], w.first_entry + <uint64_t>(first * op.n_out))
     elif op.kind == SCALE:
         w.kernels.scale(x, y, size, op.factor)
     elif op.kind == REMEMBER:
         memcpy(y, x, size * w.itemsize)
     else:
-        w.kernels.add_forward(x, moved(w.skip, at, w), y, size)
+        w.kernels.add_forward(x, moved(w.skip, first * w.skip_row, w), y, size)
 
 
-cdef inline void rows_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Some rows of the gradient by what an operation reads."""
+cdef inline void rows_backward(
+        const Work *w, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column,
+        Py_ssize_t end) noexcept nogil:
+    """Some rows of the gradient by what an operation reads, and columns, as `rows_forward`."""
     cdef Operation *op = w.op
     cdef Py_ssize_t at = first * op.n_out, size = rows * op.n_out
-    cdef real *x
-    cdef real *y
-    cdef real *dy
-    cdef real *dx
+    cdef const real *x = moved(w.x, first * op.n_in, w)
+    cdef const real *y = moved(w.y, at, w)
+    cdef const real *dy = moved(w.dy, at, w)
+    cdef real *dx = moved(w.dx, first * op.n_in, w)
     if op.kind == DENSE:
         w.kernels.input_gradient(
-            w.weight, w.dy, w.x if op.after_relu else NULL, w.dx, w.n, op.n_in, op.n_out,
-            first, rows)
-        return
-    x, y, dy, dx = moved(w.x, at, w), moved(w.y, at, w), moved(w.dy, at, w), moved(w.dx, at, w)
-    if op.kind == RELU:
+            w.weight, dy, x if op.after_relu else NULL, dx, w.n, op.n_in, op.n_out, rows,
+            column, end)
+    elif op.kind == RELU:
         w.kernels.relu_backward(x, dy, dx, size)
     elif op.kind == ACTIVATION:
         w.kernels.activation_backward(x, y, dy, dx, size, op.function, op.factor)
@@ -213,6 +236,12 @@ cdef inline void rows_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows)
         w.kernels.scale(dy, dx, size, op.factor)
     else:                               # REMEMBER: what was put aside is added
         w.kernels.add_forward(dy, moved(w.skip, at, w), dx, size)
+
+
+cdef inline void bias_backward(const Work *w) noexcept nogil:
+    """The gradient by a layer's bias, if there is one."""
+    if w.bias != NULL:
+        w.kernels.sum_rows(w.dy, w.bias, w.n, w.op.n_out, w.add)
 
 
 cdef inline void weights_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
@@ -243,33 +272,63 @@ cdef inline bint entries_updated(
         moved(w.states[1], first, w), moved(w.states[2], first, w), entries, w.u)
 
 
+cdef struct Copy:                   # of rows, in an order
+    const char *rows
+    char *to
+    const Py_ssize_t *order
+    Py_ssize_t row, size, part      # bytes of a row; rows to copy, and in a part
+
+
 # The same as tasks for the pool.
 
+cdef void part_copied(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Copy *c = <Copy *>work
+    cdef Py_ssize_t i
+    for i in range(part * c.part, min((part + 1) * c.part, c.size)):
+        memcpy(c.to + i * c.row, c.rows + c.order[i] * c.row, c.row)
+
+
 cdef void part_forward(void *work, Py_ssize_t part) noexcept nogil:
+    cdef Pass *p = <Pass *>work
+    cdef Py_ssize_t i, first = part * p.part, rows = min(p.part, p.size - part * p.part)
+    for i in range(p.n_works):
+        rows_forward(&p.works[i], first, rows, 0, p.works[i].op.n_out)
+
+
+cdef void part_of_columns_forward(void *work, Py_ssize_t part) noexcept nogil:
     cdef Work *w = <Work *>work
-    rows_forward(w, part * w.part, min(w.part, w.size - part * w.part))
+    cdef Py_ssize_t first = part // w.across * w.part, column = part % w.across * w.width
+    rows_forward(w, first, min(w.part, w.size - first), column,
+                 min(column + w.width, w.op.n_out))
 
 
 cdef void part_backward(void *work, Py_ssize_t part) noexcept nogil:
     cdef Work *w = <Work *>work
-    rows_backward(w, part * w.part, min(w.part, w.size - part * w.part))
+    cdef Py_ssize_t first = part // w.across * w.part, column = part % w.across * w.width
+    rows_backward(w, first, min(w.part, w.size - first), column, min(column + w.width, w.op.n_in))
 
 
 cdef void part_of_weights_backward(void *work, Py_ssize_t part) noexcept nogil:
     cdef Work *w = <Work *>work
+    if part * w.part >= w.size:         # one more, besides the weights
+        bias_backward(w)
+        return
     weights_backward(w, part * w.part, min(w.part, w.size - part * w.part))
 
 
 cdef void part_of_weights_updated(void *work, Py_ssize_t part) noexcept nogil:
     cdef Work *w = <Work *>work
+    if part * w.part >= w.size:
+        bias_backward(w)
+        return
     if not weights_updated(w, part * w.part, min(w.part, w.size - part * w.part)):
-        w.finite = False
+        store_flag(&w.broken, 1, RELAXED)
 
 
 cdef void part_updated(void *work, Py_ssize_t part) noexcept nogil:
     cdef Work *w = <Work *>work
     if not entries_updated(w, part * w.part, min(w.part, w.size - part * w.part)):
-        w.finite = False
+        store_flag(&w.broken, 1, RELAXED)
 
 
 cdef class Objective:
@@ -388,23 +447,84 @@ cdef inline Py_ssize_t evenly(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
     return (n + parts - 1) // parts
 
 
+cdef inline Py_ssize_t most_parts(int threads) noexcept nogil:
+    """Into how many parts work is cut."""
+    return PARTS_PER_THREAD * <Py_ssize_t>threads if threads > 1 else 1
+
+
+cdef inline bint cut(
+        double multiplications, Py_ssize_t size, Py_ssize_t distance, int threads,
+        Py_ssize_t *part) noexcept nogil:
+    """Whether to do some work on `size` rows or entries in parts, and of how many.
+
+    Parts begin at multiples of a distance.
+    """
+    cdef Py_ssize_t parts
+    part[0] = size
+    if threads <= 1:
+        return False
+    parts = min(<Py_ssize_t>(multiplications / WORK_OF_A_PART), most_parts(threads),
+                (size + distance - 1) // distance)
+    if parts <= 1:
+        return False
+    part[0] = ((size + parts - 1) // parts + distance - 1) // distance * distance
+    return part[0] < size
+
+
+cdef inline double multiplications_of(const Work *w) noexcept nogil:
+    """Of an operation, on all rows."""
+    return <double>w.n * w.op.n_out * (w.op.n_in if w.op.kind == DENSE else PER_ENTRY)
+
+
+cdef inline bint is_wide(Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
+    """Whether a product by a matrix is cut along its columns."""
+    return columns >= 2 * COLUMNS_APART and depth * columns >= MANY_PARAMETERS
+
+
+cdef inline bint cut_columns(
+        Work *w, Py_ssize_t depth, Py_ssize_t columns, int threads) noexcept nogil:
+    """`cut` for a wide product: along its columns, and where that is not enough its rows too."""
+    cdef Py_ssize_t parts = min(most_parts(threads),
+                                <Py_ssize_t>(multiplications_of(w) / WORK_OF_A_PART))
+    w.across, w.width, w.part = 1, columns, w.size
+    if parts <= 1:
+        return False
+    w.across = min(parts, columns // COLUMNS_APART)
+    w.width = (columns + w.across - 1) // w.across
+    parts = (parts + w.across - 1) // w.across
+    w.part = ((w.size + parts - 1) // parts + ROWS_APART - 1) // ROWS_APART * ROWS_APART
+    return True
+
+
+cdef inline Py_ssize_t parts_of(const Work *w) noexcept nogil:
+    """How many parts were cut."""
+    return (w.size + w.part - 1) // w.part * w.across
+
+
 cdef inline bint overlap(char *a, Py_ssize_t a_size, char *b, Py_ssize_t b_size) noexcept:
     return a < b + b_size and b < a + a_size
 
 
 cdef class Arena:
-    """Memory for so many rows of so many columns."""
+    """Memory for so many rows of so many columns, and for a pass of so many operations."""
 
     cdef readonly cnp.ndarray memory
     cdef char *start
     cdef Py_ssize_t rows
     cdef bint lent
+    cdef Work *works
 
-    def __init__(self, Py_ssize_t rows, Py_ssize_t columns, dtype):
+    def __init__(self, Py_ssize_t rows, Py_ssize_t columns, dtype, Py_ssize_t operations=0):
         # Whole lines for each place, however wide: rows in sixteens.
         self.rows = (rows + 15) // 16 * 16
         self.memory = aligned_zeros(self.rows * columns, dtype)
         self.start = cnp.PyArray_BYTES(self.memory)
+        self.works = <Work *>malloc(operations * sizeof(Work))
+        if operations and self.works == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.works)
 
 
 cdef class Use:
@@ -443,6 +563,7 @@ cdef class Engine:
     cdef Py_ssize_t n_operations, columns, predict_columns, widest, largest, n_scratch
     cdef Py_ssize_t gradient_places[2]
     cdef double work                # multiplications per row, forward
+    cdef bint has_wide              # layers that are cut along their weights
     cdef const KernelTable *kernels
     cdef Py_ssize_t itemsize
     cdef readonly object dtype
@@ -473,7 +594,10 @@ cdef class Engine:
     cdef double pending_total       # and what they are to be divided by
     cdef Py_ssize_t size            # of the parameters
     cdef readonly Use use
-    cdef public int threads         # that may work on a batch, the caller's included
+    cdef public int n_threads       # that may work at a time; 0: as many as the process may
+    cdef public int forced          # so many, whatever is measured; for tests
+    cdef int threads                # in training, now
+    cdef Tuner tuners[PURPOSES][WORK_CLASSES]
 
     def __cinit__(self):
         self.operations = NULL
@@ -550,6 +674,7 @@ cdef class Engine:
             if op.kind == DENSE:
                 self.work += <double>op.n_in * op.n_out
                 self.largest = max(self.largest, op.n_in * op.n_out)
+                self.has_wide |= is_wide(op.n_in, op.n_out)
                 if op.n_in * op.n_out >= MANY_PARAMETERS:
                     self.n_scratch = max(self.n_scratch, min(FEW_ROWS, op.n_in) * op.n_out)
             else:
@@ -650,8 +775,24 @@ cdef class Engine:
             return y
         return <real *>(arena + place * rows * self.itemsize)
 
-    def reserve(self, Py_ssize_t batch_size):
-        """Make room for training batches of so many rows."""
+    cdef inline int most_threads(self, double multiplications) noexcept nogil:
+        """How many threads may do some work: 1 if that is too little to find out what pays."""
+        if self.forced:
+            return self.forced
+        if multiplications < SHARED_WORK or self.n_threads == 1:
+            return 1
+        return allowed() if self.n_threads == 0 else min(self.n_threads, allowed())
+
+    cdef inline Tuner *tuner(
+            self, Purpose purpose, double multiplications, int most) noexcept nogil:
+        """The tuner of work like this, or NULL where there is nothing to choose."""
+        if most == 1 or self.forced:
+            return NULL
+        return &self.tuners[<int>purpose][
+            max(0, min(<int>WORK_CLASSES - 1, ilogb(multiplications / SHARED_WORK) // 2))]
+
+    def reserve(self, Py_ssize_t batch_size, int threads=1):
+        """Make room for training batches of so many rows, on up to so many threads."""
         cdef Py_ssize_t rows = self.training_block(batch_size)
         if self.labels is None or cnp.PyArray_DIM(self.labels, 0) < batch_size:
             self.labels = np.zeros(batch_size, np.intp)
@@ -659,18 +800,14 @@ cdef class Engine:
         if self.rows < rows:
             self.training = None        # not both at a time
             self.rows = 0
-            self.training = Arena(rows, self.columns, self.dtype)
+            self.training = Arena(rows, self.columns, self.dtype, self.n_operations)
             self.arena_start = self.training.start
             self.rows = self.training.rows
         if rows < batch_size and self.packed is None:
             self._reserve_packed()
-        if cnp.PyArray_DIM(self.scratch, 0) < self.n_scratch * self.most_parts():
-            self.scratch = aligned_zeros(self.n_scratch * self.most_parts(), self.dtype)
+        if cnp.PyArray_DIM(self.scratch, 0) < self.n_scratch * most_parts(threads):
+            self.scratch = aligned_zeros(self.n_scratch * most_parts(threads), self.dtype)
             self.scratch_start = cnp.PyArray_BYTES(self.scratch)
-
-    cdef inline Py_ssize_t most_parts(self) noexcept nogil:
-        """Into how many parts work is cut."""
-        return PARTS_PER_THREAD * <Py_ssize_t>self.threads if self.threads > 1 else 1
 
     cdef int reserve_targets(self, Py_ssize_t rows, bint weighs) except -1:
         """Make room for targets as rows of weights, and for the weights of shuffled samples."""
@@ -698,12 +835,15 @@ cdef class Engine:
     cdef void forward(self, const real *x, Py_ssize_t n, bint packed) noexcept nogil:
         """Every value, in the training arena; the last one has the scores."""
         cdef Operation *op
-        cdef Py_ssize_t i
+        cdef Work *works = self.training.works
+        cdef Py_ssize_t i, found = 0
         for i in range(self.n_operations):
             op = &self.operations[i]
             if op.kind != REMEMBER:
-                self.apply(op, self.here(op.x, x), self.here(op.skip, x), self.here(op.y, x),
-                           self.here(op.stats, x), n, packed)
+                self.prepare(&works[found], op, self.here(op.x, x), self.here(op.skip, x),
+                             self.here(op.y, x), self.here(op.stats, x), n, packed)
+                found += 1
+        self.rows_through(works, found, n, self.threads, False)
 
     cdef int backward(
             self, const real *x, Py_ssize_t n, bint add, bint keep, bint wait, const Update *u,
@@ -745,16 +885,16 @@ cdef class Engine:
                 at_once = not keep and not wait and self.updates_at_once(op, n)
                 if w.dx != NULL and (n > 1 or not at_once):
                     self.rows_back(&w)
-                if wanted and op.bias != NOWHERE:
-                    self.kernels.sum_rows(dy, self.gradient(op.bias), n, op.n_out, add)
+                w.bias = self.gradient(op.bias) if wanted else NULL
                 if at_once:
                     finite &= self.weights_by_update(&w, u, steps)
                 elif wanted:
                     w.gradient = self.gradient(op.weight)
-                    if not self.cut(&w, op.n_in, ROWS_APART):
-                        weights_backward(&w, 0, op.n_in)
+                    if self.cuts(&w, op.n_in, ROWS_APART):
+                        self.share(part_of_weights_backward, &w, w.bias != NULL)
                     else:
-                        self.share(part_of_weights_backward, &w)
+                        bias_backward(&w)
+                        weights_backward(&w, 0, op.n_in)
             else:
                 self.rows_back(&w)
             turn = 1 - turn
@@ -762,32 +902,40 @@ cdef class Engine:
 
     cdef inline void rows_back(self, Work *w) noexcept nogil:
         """The gradient by what an operation reads."""
-        if not self.cut(w, w.n, ROWS_APART):
-            rows_backward(w, 0, w.n)
+        cdef bint cuts
+        w.across, w.width = 1, w.op.n_in
+        if w.op.kind == DENSE and is_wide(w.op.n_out, w.op.n_in):
+            w.size = w.n
+            cuts = cut_columns(w, w.op.n_out, w.op.n_in, self.threads)
         else:
-            self.share(part_backward, w)
+            cuts = self.cuts(w, w.n, ROWS_APART)
+        if cuts:
+            run(part_backward, w, parts_of(w), self.threads)
+        else:
+            rows_backward(w, 0, w.n, 0, w.op.n_in)
 
     cdef inline bint weights_by_update(self, Work *w, const Update *u, Steps steps) noexcept nogil:
         """A layer's weights by their gradient; returns whether they are finite then."""
-        w.gradient, w.u, w.finite = self.entry(self.scratch_start, 0), u, True
+        w.gradient, w.u, w.broken = self.entry(self.scratch_start, 0), u, False
         w.together = 16 if w.n == 1 else FEW_ROWS
         w.states[0] = self.entry(steps.starts[0], w.op.weight)
         w.states[1] = self.entry(steps.starts[1], w.op.weight)
         w.states[2] = self.entry(steps.starts[2], w.op.weight)
-        if not self.cut(w, w.op.n_in, FEW_ROWS):
+        if not self.cuts(w, w.op.n_in, FEW_ROWS):
+            bias_backward(w)
             return weights_updated(w, 0, w.op.n_in)
-        self.share(part_of_weights_updated, w)
-        return w.finite
+        self.share(part_of_weights_updated, w, w.bias != NULL)
+        return not w.broken
 
     cdef inline real *here(self, Py_ssize_t place, const real *x) noexcept nogil:
         """A place in the training arena."""
         return self.at(place, self.arena_start, self.rows, x, NULL)
 
-    cdef inline void apply(
-            self, Operation *op, const real *x, const real *skip, real *y, real *stats,
+    cdef inline void prepare(
+            self, Work *w, Operation *op, const real *x, const real *skip, real *y, real *stats,
             Py_ssize_t n, bint packed) noexcept nogil:
-        """One operation forward."""
-        cdef Work w
+        """What there is to know for one operation forward, with whole rows side by side."""
+        w.x_row, w.skip_row, w.y_row = op.n_in, op.n_out, op.n_out
         w.kernels, w.op, w.itemsize, w.n = self.kernels, op, self.itemsize, n
         w.x, w.skip, w.y, w.stats = x, skip, y, stats
         w.weight, w.bias = self.parameter(op.weight), self.parameter(op.bias)
@@ -795,52 +943,85 @@ cdef class Engine:
         if packed and op.kind == DENSE:
             w.weight = self.entry(self.packed_start, op.packed)
         w.first_entry = op.first + <uint64_t>(self.first_row * op.n_out)
-        if not self.cut(&w, n, ROWS_APART):
-            rows_forward(&w, 0, n)
+
+    cdef inline void rows_through(
+            self, Work *works, Py_ssize_t n_works, Py_ssize_t n, int threads,
+            bint in_turns) noexcept nogil:
+        """Take rows through all operations that are prepared; in turns: one after the other."""
+        cdef Pass p = Pass(works, n_works, n, n)
+        cdef Py_ssize_t i
+        if threads <= 1:
+            for i in range(n_works):
+                rows_forward(&works[i], 0, n, 0, works[i].op.n_out)
             return
-        self.share(part_forward, &w)
+        # Wide layers are cut along their weights, so that each part reads some of these, one layer
+        # after the other; what stands between them along the rows.
+        p.n_works = 0
+        for i in range(n_works):
+            if is_wide(works[i].op.n_in, works[i].op.n_out):
+                self.rows_together(&p, threads)
+                works[i].size = n
+                if cut_columns(&works[i], works[i].op.n_in, works[i].op.n_out, threads):
+                    run(part_of_columns_forward, &works[i], parts_of(&works[i]), threads)
+                else:
+                    rows_forward(&works[i], 0, n, 0, works[i].op.n_out)
+                p.works, p.n_works = &works[i + 1], 0
+                continue
+            p.n_works += 1
+            if in_turns:
+                self.rows_together(&p, threads)
+                p.works, p.n_works = &works[i + 1], 0
+        self.rows_together(&p, threads)
 
-    cdef inline bint cut(self, Work *w, Py_ssize_t size, Py_ssize_t distance) noexcept nogil:
-        """Whether to do some work on `size` rows or entries in parts, and in which.
+    cdef inline void rows_together(self, Pass *p, int threads) noexcept nogil:
+        """Take rows through all operations of a pass."""
+        cdef double multiplications = 0
+        cdef Py_ssize_t i
+        for i in range(p.n_works):
+            multiplications += multiplications_of(&p.works[i])
+        if p.n_works and cut(multiplications, p.size, ROWS_APART, threads, &p.part):
+            run(part_forward, p, (p.size + p.part - 1) // p.part, threads)
+            return
+        p.part = p.size
+        part_forward(p, 0)
 
-        Parts begin at multiples of a distance.
-        """
-        cdef double multiplications
-        cdef Py_ssize_t parts
-        w.size = w.part = size
-        if self.threads <= 1:
-            return False
-        multiplications = PER_ENTRY * <double>size
-        if distance != ENTRIES_APART:
-            multiplications = <double>w.n * w.op.n_out * (
-                w.op.n_in if w.op.kind == DENSE else PER_ENTRY)
-        parts = min(<Py_ssize_t>(multiplications / WORK_OF_A_PART), self.most_parts(),
-                    (size + distance - 1) // distance)
-        if parts <= 1:
-            return False
-        w.part = ((size + parts - 1) // parts + distance - 1) // distance * distance
-        return w.part < size
+    cdef inline bint cuts(self, Work *w, Py_ssize_t size, Py_ssize_t distance) noexcept nogil:
+        """`cut` for some rows or weights of an operation in training."""
+        w.size = size
+        return cut(multiplications_of(w), size, distance, self.threads, &w.part)
 
-    cdef inline void share(self, Task task, Work *w) noexcept nogil:
-        """Do the parts that `cut` has made."""
-        run(task, w, (w.size + w.part - 1) // w.part, self.threads)
+    cdef inline void share(self, Task task, Work *w, bint one_more=False) noexcept nogil:
+        """Do the parts that were cut, in training."""
+        run(task, w, (w.size + w.part - 1) // w.part + one_more, self.threads)
 
     cdef void predict_rows(
-            self, char *arena, Py_ssize_t rows, const real *x, real *y,
-            Py_ssize_t n) noexcept nogil:
+            self, Arena arena, const real *x, real *y, Py_ssize_t n,
+            int threads) noexcept nogil:
         """Only the last value, through an arena of its own."""
         cdef Operation *op
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, found = 0, rows = arena.rows
+        cdef char *start = arena.start
         for i in range(self.n_operations):
             op = &self.operations[i]
             if op.kind == DROPOUT:
-                if op.to == OUTPUT:
-                    memcpy(y, self.at(op.from_, arena, rows, x, y), n * op.n_out * self.itemsize)
                 continue
-            self.apply(op, self.at(op.from_, arena, rows, x, y),
-                       self.at(op.skip_from, arena, rows, x, y),
-                       self.at(op.to, arena, rows, x, y),
-                       self.at(op.stats_from, arena, rows, x, y), n, self.frozen)
+            self.prepare(&arena.works[found], op, self.at(op.from_, start, rows, x, y),
+                         self.at(op.skip_from, start, rows, x, y),
+                         self.at(op.to, start, rows, x, y),
+                         self.at(op.stats_from, start, rows, x, y), n, self.frozen)
+            # Places are used again, for values of other widths: each part has some of them, or
+            # operations take turns.
+            if not self.has_wide and op.from_ >= 0:
+                arena.works[found].x_row = self.widest
+            if not self.has_wide and op.to >= 0:
+                arena.works[found].y_row = self.widest
+            if not self.has_wide:
+                arena.works[found].skip_row = self.widest
+            found += 1
+        self.rows_through(arena.works, found, n, threads, self.has_wide)
+        op = &self.operations[self.n_operations - 1]
+        if op.kind == DROPOUT:          # does nothing, but the output is elsewhere
+            memcpy(y, self.at(op.from_, start, rows, x, y), n * op.n_out * self.itemsize)
 
     # ---- A step --------------------------------------------------------------------------------
 
@@ -928,15 +1109,16 @@ cdef class Engine:
     cdef bint update_some(
             self, Py_ssize_t first, Py_ssize_t size, const Update *u, Steps steps) noexcept nogil:
         cdef Work w
-        w.kernels, w.itemsize, w.u, w.finite = self.kernels, self.itemsize, u, True
+        w.kernels, w.itemsize, w.u, w.broken = self.kernels, self.itemsize, u, False
         w.gradient, w.weight = self.gradient(first), self.parameter(first)
         w.states[0] = self.entry(steps.starts[0], first)
         w.states[1] = self.entry(steps.starts[1], first)
         w.states[2] = self.entry(steps.starts[2], first)
-        if not self.cut(&w, size, ENTRIES_APART):
+        w.size = size
+        if not cut(PER_ENTRY * <double>size, size, ENTRIES_APART, self.threads, &w.part):
             return entries_updated(&w, 0, size)
         self.share(part_updated, &w)
-        return w.finite
+        return not w.broken
 
     cdef double sum_of_squares(self, bint of_weights) noexcept nogil:
         """Of the weights of all dense layers, or of all gradients that are in use."""
@@ -1091,9 +1273,11 @@ cdef class Engine:
             self, const char *rows, Py_ssize_t columns, char *to,
             const Py_ssize_t *order, Py_ssize_t n) noexcept nogil:
         """Copy the rows of a batch, in their order."""
-        cdef Py_ssize_t i, size = columns * self.itemsize
-        for i in range(n):
-            memcpy(to + i * size, rows + order[i] * size, size)
+        cdef Copy c = Copy(rows, to, order, columns * self.itemsize, n, n)
+        if cut(PER_ENTRY * <double>n * columns, n, 1, self.threads, &c.part):
+            run(part_copied, &c, (n + c.part - 1) // c.part, self.threads)
+        else:
+            part_copied(&c, 0)
         return <const real *>to
 
     # ---- What Python calls ---------------------------------------------------------------------
@@ -1165,6 +1349,9 @@ cdef class Engine:
         cdef double total = 0, value = 0, work = 0, per_step, share = 0, shares = 0
         cdef Outcome outcome = FINE
         cdef Caller caller
+        cdef Tuner *tuner = NULL
+        cdef int most
+        cdef double begin = 0
         if self.use.writing or self.use.reading:
             raise RuntimeError("this network is in use by another thread")
         check_rate(steps.at(0).rate, self.type_number)
@@ -1173,7 +1360,10 @@ cdef class Engine:
             if order is not None:
                 sequence = <const Py_ssize_t *>cnp.PyArray_DATA(order)
             batch_size = min(batch_size, n)
-            self.reserve(batch_size)
+            work = 3 * self.work * batch_size
+            most = self.threads = self.most_threads(work)
+            tuner = self.tuner(TRAINING, work, most)
+            self.reserve(batch_size, most)
             if sample_weight is not None:
                 weights = cnp.PyArray_BYTES(sample_weight)
             self.reserve_targets(batch_size, sample_weight is not None or objective.takes_rows)
@@ -1185,12 +1375,16 @@ cdef class Engine:
                     self.shuffled = Arena(batch_size, self.n_in + self.n_out, self.dtype)
                 x_rows = self.shuffled.start
                 target_rows = x_rows + self.shuffled.rows * row
-            per_step = 3 * self.work * batch_size + WORK_PER_OPERATION * (4 + self.n_operations)
+            per_step = work + WORK_PER_OPERATION * (4 + self.n_operations)
+            work = 0
             caller = enter(per_step * (n // batch_size))
             while first < n:
                 some = min(n - first, batch_size)
                 step += 1
                 b.n = some
+                if tuner != NULL:
+                    self.threads = threads_for(tuner, most, per_step >= SURE_WORK)
+                    begin = seconds_now()
                 b.x = <const real *>(rows + first * row)
                 if sequence != NULL:
                     at = sequence + first
@@ -1215,6 +1409,8 @@ cdef class Engine:
                                     to + first * target_row if to != NULL else NULL)
                 if outcome != FINE:
                     break
+                if tuner != NULL and some == batch_size:
+                    took(tuner, seconds_now() - begin, 1)
                 total += value * (some if objective.by_rows else share)
                 shares += share if objective.mean and not objective.by_rows else some
                 first += some
@@ -1241,13 +1437,23 @@ cdef class Engine:
         """
         cdef Outcome outcome = FINE
         cdef Caller caller
+        cdef Tuner *tuner
+        cdef int most
+        cdef double work, begin
         if not self.pending:
             return OUTCOMES[FINE]
         if self.use.writing or self.use.reading:
             raise RuntimeError("this network is in use by another thread")
         check_rate(steps.at(0).rate, self.type_number)
+        work = PER_ENTRY * <double>self.size
+        most = self.most_threads(work)
+        tuner = self.tuner(UPDATING, work, most)
+        self.threads = threads_for(tuner, most, work >= SURE_WORK) if tuner != NULL else most
         caller = enter(0)
+        begin = seconds_now()
         outcome = self.settle(objective, keep_gradients, steps.at(0), steps)
+        if tuner != NULL:
+            took(tuner, seconds_now() - begin, 1)
         leave(caller)
         return OUTCOMES[outcome]
 
@@ -1334,33 +1540,42 @@ cdef class Engine:
     cdef int predict_into(self, cnp.ndarray x, cnp.ndarray y) except -1:
         cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), block = self.block(n)
         cdef Arena arena = self.predicting
+        cdef int most = 1
         cdef Caller caller
         if self.use.writing:
             raise RuntimeError("this network is being trained by another thread")
         if arena is None or arena.rows < block or arena.lent:
             # The network's own is too small, or in use by another thread.
-            arena = Arena(block, self.predict_columns, self.dtype)
+            arena = Arena(block, self.predict_columns, self.dtype, self.n_operations)
             if self.predicting is None or not self.predicting.lent:
                 self.predicting = arena
+        if arena is self.predicting:    # its tuners are for one thread of Python at a time
+            most = self.most_threads(self.work * block)
         arena.lent = True
         self.use.reading += 1
         caller = enter(self.work * n)
-        self.predict_blocks(arena.start, arena.rows, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(y),
-                            n, block)
+        self.predict_blocks(arena, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(y), n, block, most)
         leave(caller)
         arena.lent = False
         self.use.reading -= 1
         return 0
 
     cdef void predict_blocks(
-            self, char *arena, Py_ssize_t rows, const char *x, char *y, Py_ssize_t n,
-            Py_ssize_t block) noexcept nogil:
+            self, Arena arena, const char *x, char *y, Py_ssize_t n, Py_ssize_t block,
+            int most) noexcept nogil:
         cdef Py_ssize_t first = 0
+        cdef double work = self.work * block, begin = 0
+        cdef Tuner *tuner = self.tuner(PREDICTING, work, most)
+        cdef int threads = most
         while first < n:
-            self.predict_rows(arena, rows, <const real *>(x + first * self.n_in * self.itemsize),
+            if tuner != NULL:
+                threads, begin = threads_for(tuner, most, work >= SURE_WORK), seconds_now()
+            self.predict_rows(arena, <const real *>(x + first * self.n_in * self.itemsize),
                               <real *>(y + first * self.n_out * self.itemsize),
-                              min(n - first, block))
+                              min(n - first, block), threads)
             first += block
+            if tuner != NULL and first <= n:        # a whole block
+                took(tuner, seconds_now() - begin, 1)
 
     def finite(self):
         """Return whether all parameters are."""
@@ -1419,11 +1634,12 @@ cdef class Forward:
     cdef Engine engine
     cdef tuple arguments
 
-    def __init__(self, list operations, cnp.ndarray parameters, bint flattens):
+    def __init__(self, list operations, cnp.ndarray parameters, bint flattens, int n_threads):
         parameters = parameters.copy()
         parameters.flags.writeable = False
-        self.arguments = operations, parameters, flattens
+        self.arguments = operations, parameters, flattens, n_threads
         self.engine = Engine(operations, parameters, parameters, flattens, True)
+        self.engine.n_threads = n_threads
 
     @property
     def in_features(self):
@@ -1436,6 +1652,11 @@ cdef class Forward:
         return self.engine.n_out
 
     @property
+    def n_threads(self):
+        """How many threads may work on a prediction; None: as many as the process may."""
+        return self.engine.n_threads or None
+
+    @property
     def dtype(self):
         """Type of inputs and outputs."""
         return self.engine.dtype
@@ -1446,3 +1667,24 @@ cdef class Forward:
     def predict(self, x, out=None):
         """Return the scores of `x`: as `Engine.predict`."""
         return self.engine.checked_prediction(x, out)
+
+
+# ---- For tests ---------------------------------------------------------------------------------
+
+def tuned(took_by, Py_ssize_t pieces, int most, bint sure=False):
+    """Return how many threads a tuner gives to each of so many pieces of work.
+
+    `took_by(threads, time)` says how many seconds a piece takes, when so many have gone by.
+    """
+    cdef Tuner t
+    cdef double time = 0, seconds
+    cdef int threads
+    memset(&t, 0, sizeof(t))
+    found = []
+    for _ in range(pieces):
+        threads = threads_for(&t, most, sure)
+        found.append(threads)
+        seconds = took_by(threads, time)
+        took(&t, seconds, 1)
+        time += seconds
+    return found

@@ -406,7 +406,7 @@ def dense_forward(X, W, b=None, Z=None, bint relu=False):
     apart(z, "Z", x, "X", w, "W", bias, "b")
     cdef Caller caller = enter(<double>n * n_in * n_out)
     kernels_for(x).dense_forward(
-        pointer(x), pointer(w), pointer(bias), pointer(z), n, n_in, n_out, relu, 0, n)
+        pointer(x), pointer(w), pointer(bias), pointer(z), n, n_in, n_out, relu, n, 0, n_out)
     leave(caller)
     return z
 
@@ -542,7 +542,7 @@ def dense_forward_packed(X, packed, Py_ssize_t n_out, b=None, Z=None, bint relu=
     apart(z, "Z", x, "X", p, "packed", bias, "b")
     cdef Caller caller = enter(<double>n * n_in * n_out)
     kernels_for(x).dense_forward_packed(
-        pointer(x), pointer(p), pointer(bias), pointer(z), n, n_in, n_out, relu, 0, n)
+        pointer(x), pointer(p), pointer(bias), pointer(z), n, n_in, n_out, relu, n, 0, n_out)
     leave(caller)
     return z
 
@@ -605,7 +605,7 @@ def dense_sgd_update(X, dZ, W, V=None, dX=None, *, double lr, double momentum=0.
     cdef Caller caller = enter(<double>n * n_in * n_out)
     if dx is not None and n != 1:
         kernels_for(x).input_gradient(pointer(w), pointer(dz), pointer(x) if relu else NULL,
-                                      pointer(dx), n, n_in, n_out, 0, n)
+                                      pointer(dx), n, n_in, n_out, n, 0, n_in)
     kernels_for(x).dense_update(
         pointer(x), pointer(dz), pointer(dx), pointer(dw), pointer(w), pointer(v), NULL, NULL,
         n, n_in, n_out, relu, 0, n_in, rows, &u)

@@ -4,3 +4,6 @@
 ctypedef void (*Task)(void *work, Py_ssize_t part) noexcept nogil
 
 cdef void run(Task task, void *work, Py_ssize_t parts, int threads) noexcept nogil
+
+# How many threads may work on something now: at least 1.
+cdef int allowed() noexcept nogil

@@ -8,6 +8,8 @@ finds the pool busy, with another Python thread's work, does all of its own alon
 
 Threads are made when they are first asked for, take no signals, never touch Python, and are gone in
 the child of a fork, where the pool begins anew.
+
+How many there may be is asked for anew by everybody who has work: `allowed`.
 """
 from libc.stdint cimport uint64_t
 
@@ -57,13 +59,27 @@ cdef extern from "_machine.h" nogil:
 
 cdef extern from * nogil:
     """
+    #if defined(__linux__)
+    #include <sched.h>
+    /* Processors that this thread may use; 0 if it is not known. */
+    static int processors(void)
+    {
+        cpu_set_t set;
+        return sched_getaffinity(0, sizeof set, &set) ? 0 : CPU_COUNT(&set);
+    }
+    #else
+    #define processors() 0
+    #endif
     #if defined(__x86_64__)
     #define rest() __builtin_ia32_pause()
     #else
     #define rest() __asm__ volatile("" ::: "memory")
     #endif
     """
+    int processors()
     void rest()             # of a thread that waits, for the other one on its core
+
+ctypedef int (*Asked)() noexcept nogil
 
 cdef enum:
     MOST = 255              # workers
@@ -87,6 +103,56 @@ cdef struct Pool:
     pthread_cond_t wake, finished
 
 cdef Pool pool
+
+# How many threads may work. `blas` is NumPy's: who limits that - by threadpoolctl, joblib, a
+# variable of the environment - means all threads of the process.
+cdef int limit = 1          # what was chosen
+cdef Asked blas = NULL
+cdef bint by_user = False
+cdef int blas_then = 0      # what that said when the user chose; 0: counts at once
+
+
+cdef int allowed() noexcept nogil:
+    """How many threads may work on something: at least 1."""
+    cdef int found = min(limit, MOST + 1), other = processors()
+    if other > 0:
+        found = min(found, other)
+    if blas != NULL:
+        other = blas()
+        if other != blas_then and other > 0:
+            found = min(found, other)
+    return found
+
+
+def set_limit(int threads, bint chosen):
+    """Let so many threads work, and no more than NumPy's BLAS.
+
+    If the number was chosen by the user, what BLAS may take counts only when it changes.
+    """
+    global limit, by_user, blas_then
+    limit, by_user = threads, chosen
+    blas_then = blas() if chosen and blas != NULL else 0
+
+
+def get_limit():
+    """Return how many threads may work now."""
+    return allowed()
+
+
+def chosen():
+    """Return the limit that the user chose, or 0."""
+    return limit if by_user else 0
+
+
+def blas_limit():
+    """Return how many threads NumPy's BLAS may take, or 0 where it cannot be asked."""
+    return blas() if blas != NULL else 0
+
+
+def follow(size_t address):
+    """Have a function of no arguments in C that tells how many threads NumPy's BLAS may take."""
+    global blas
+    blas = <Asked>address
 
 
 cdef bint claim(uint64_t number, Py_ssize_t *left) noexcept nogil:

@@ -120,11 +120,13 @@ cdef void product(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
         const real *B, Py_ssize_t b_row, Py_ssize_t b_col,
         const real *bias, const real *mask, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
-        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu, bint add=False) noexcept nogil:
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, bint relu, bint add=False,
+        Py_ssize_t first=0, Py_ssize_t end=-1) noexcept nogil:
     """C (m, n) := A (m, k) B (k, n) + bias, then max(C, 0) if relu, then 0 where mask <= 0.
 
     Any strides, except that bias and relu need c_col 1, and a mask contiguous C, whose shape it
-    has. Bias and mask may be NULL. If add, C += A B, without bias.
+    has. Bias and mask may be NULL. If add, C += A B, without bias. Of C only the strips that begin
+    in the columns from `first` to before `end`; or if that is -1, all.
     """
     cdef vec panel[DEPTH * VECTORS]
     cdef Py_ssize_t highest = HEIGHT, i = 0, p, q, height, depth, some
@@ -133,6 +135,9 @@ cdef void product(
     cdef Py_ssize_t together = VECTORS * LANES // ROWS * ROWS       # rows of A in the panel
     cdef bint gathers = (a_row == 1 and a_col > 1 and together > 0
                          and GATHER <= n <= 2 * GATHER)
+    cdef bint whole = end < 0 or first == 0 and end >= n
+    first = 0 if whole else next_strip(n, first)
+    end = n if whole else next_strip(n, end)
     if gathers:                         # the panel holds rows of A
         packs = False
     if packs and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
@@ -151,26 +156,46 @@ cdef void product(
                 pack_strip(A + i + q + p * a_col, 1, a_col, (k - p - 1) * a_col + m - i - q,
                            <real *>panel, padded(depth), some, depth)
                 block(<const real *>panel, padded(depth), 1, B + p * b_row, b_row, b_col, NULL,
-                      bias, C + (i + q) * c_row, c_row, c_col, some, depth, n,
+                      bias, C + (i + q) * c_row, c_row, c_col, some, depth, n, first, end,
                       add or p > 0, p + depth == k, relu and p + depth == k)
                 q += some
             if not gathers:
                 block(A + i * a_row + p * a_col, a_row, a_col,
                       B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
                       <real *>panel if packs else NULL,
-                      bias, C + i * c_row, c_row, c_col, height, depth, n,
+                      bias, C + i * c_row, c_row, c_col, height, depth, n, first, end,
                       add or p > 0, p + depth == k, relu and p + depth == k)
             p += depth
             if p >= k:
                 break
-        if mask != NULL:                # while the block is in a cache
+        if mask != NULL and whole:      # while the block is in a cache
             relu_backward(mask + i * n, C + i * n, C + i * n, height * n)
+        elif mask != NULL:
+            mask_columns(mask + i * n, C + i * n, height, n, first, end)
         i += height
+
+
+cdef void mask_columns(
+        const real *mask, real *C, Py_ssize_t m, Py_ssize_t n,
+        Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    """C[i, j] := 0 where mask[i, j] <= 0   in the columns from `first` to before `end`."""
+    cdef Py_ssize_t i, at
+    for i in range(m):
+        at = i * n + first
+        relu_backward(mask + at, C + at, C + at, end - first)
 
 
 cdef inline int strip_vectors(Py_ssize_t n) noexcept nogil:
     """Vectors of the first strip, where n columns are left: few strips, about equally wide."""
     return <int>share((n + LANES - 1) // LANES, VECTORS)
+
+
+cdef inline Py_ssize_t next_strip(Py_ssize_t n, Py_ssize_t column) noexcept nogil:
+    """Where the first strip of n columns begins that does not begin before a column."""
+    cdef Py_ssize_t j = 0
+    while j < min(column, n):
+        j += strip_vectors(n - j) * <Py_ssize_t>LANES
+    return min(j, n)
 
 
 cdef void pack(const real *B, real *packed, Py_ssize_t k, Py_ssize_t n) noexcept nogil:
@@ -198,20 +223,21 @@ cdef void block(
         const real *A, Py_ssize_t a_row, Py_ssize_t a_col,
         const real *B, Py_ssize_t b_row, Py_ssize_t b_col, real *panel,
         const real *bias, real *C, Py_ssize_t c_row, Py_ssize_t c_col,
-        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n,
+        Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, Py_ssize_t first, Py_ssize_t end,
         bint add, bint ends, bint relu) noexcept nogil:
     """One block of `product`: C := A B + bias, or C += A B if add. `ends`: B's memory ends here.
 
-    Strips of B are copied to the panel, unless it is NULL.
+    Strips of B are copied to the panel, unless it is NULL. Of C the columns from `first` to before
+    `end`, where strips begin.
     """
     cdef vec held[ROWS * VECTORS]
-    cdef Py_ssize_t j = 0, i, width, last, whole, row, rows, start_row
+    cdef Py_ssize_t j = first, i, width, last, whole, row, rows, start_row
     cdef int vectors
     cdef const real *b
     cdef const real *start
-    while j < n:
-        vectors = strip_vectors(n - j)
-        if m <= FEW and n - j >= WIDE * LANES and b_col == 1 and panel == NULL:
+    while j < end:
+        vectors = <int>min(<Py_ssize_t>strip_vectors(n - j), (end - j + LANES - 1) // LANES)
+        if m <= FEW and end - j >= WIDE * LANES and b_col == 1 and panel == NULL:
             vectors = WIDE
         width = min(n - j, vectors * <Py_ssize_t>LANES)
         last = width - (vectors - 1) * <Py_ssize_t>LANES

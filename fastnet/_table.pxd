@@ -49,23 +49,25 @@ cdef struct Update:
     double root, eps    # ADAM: A / (root sqrt(B) + eps)
 
 cdef struct KernelTable:
-    # Z := X W + b, then max(Z, 0) if relu.   b or NULL.   `rows` of the n rows, from `first` on:
-    # in parts, which begin at multiples of 16, it has the bits that it has as a whole
+    # Z := X W + b, then max(Z, 0) if relu.   b or NULL.   X and Z: `rows` of n rows, which have the
+    # bits that they have among all of them, if they begin at multiples of 16; of Z columns from
+    # about `first` to `end`: calls that share out 0 to n_out leave none out
     void (*dense_forward)(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil
+        Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil
     # dX := dZ W^T, then 0 where X <= 0 if relu (X is what a ReLU gave);   dW := X^T dZ,
     # db := sum of the rows of dZ, or dW += and db += if add.   dX, dW, db each or NULL
     void (*dense_backward)(
         const real *X, const real *W, const real *dZ, real *dX, real *dW, real *db,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, bint add) noexcept nogil
     # The three of dense_backward one by one.   mask: X, or NULL
-    # `rows` of the n rows of dX, and of the n_in rows of dW, from `first` on; likewise in parts
+    # dZ, mask and dX: `rows` of n rows, and of dX some of its n_in columns, as above
+    # dW: `rows` of its n_in rows, from `first` on, a multiple of 16
     void (*input_gradient)(
         const real *W, const real *dZ, const real *mask, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil
+        Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil
     void (*weight_gradient)(
         const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
         Py_ssize_t first, Py_ssize_t rows, bint add) noexcept nogil
@@ -78,7 +80,7 @@ cdef struct KernelTable:
     void (*dense_forward_packed)(
         const real *X, const real *packed, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
-        Py_ssize_t first, Py_ssize_t rows) noexcept nogil
+        Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil
     # dW := X^T dZ and `update` of W with it, `together` rows at a time, for which dW has room;
     # `rows` of the n_in rows, from `first` on, in parts as above
     # of a single sample also its dX := dZ W^T, then 0 where X <= 0 if relu.   dX or NULL

@@ -217,20 +217,27 @@ class Sequential(Layer):
     A step has the bits that the layers give when they are called one by one. Batches above 256
     rows are taken in blocks of rows, whose gradients are added up: there the last bits can differ.
 
+    Large work is shared by several threads, where that is measured to be quicker; results have the
+    same bits for any number of them.
+
     Parameters
     ----------
     layers : sequence of layers
         The width that one gives is the width that the next one takes.
+    n_threads : int, optional
+        At most so many threads work on a step or a prediction, and no more than
+        `fastnet.get_num_threads()`; None: that many. 1 never leaves the calling thread.
 
     Raises
     ------
     TypeError
-        Something that is no layer, or a layer of two inputs.
+        Something that is no layer, or a layer of two inputs; `n_threads` is no whole number.
     ValueError
-        No layers; widths that do not fit; different dtypes; a layer twice, or of another network.
+        No layers; widths that do not fit; different dtypes; a layer twice, or of another network;
+        `n_threads` below 1.
     """
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, layers: Sequence[Any], n_threads: int | None = None) -> None:
         if hasattr(layers, "forward") or isinstance(layers, (str, bytes)):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
         self._layers = tuple(layers)
@@ -254,6 +261,7 @@ class Sequential(Layer):
         self._rng: np.random.Generator | None = None
         self._operations: _Operations | None = None
         self._engine: _engine.Engine | None = None
+        self.n_threads = n_threads
         if (any(type(layer) is Dense for layer in every)
                 and all(map(_native, every))):
             self._join()
@@ -327,6 +335,7 @@ class Sequential(Layer):
         self._engine = _engine.Engine(
             self._operations.list, parameters, gradients, self._flattens(),
             use=outer.use if outer is not None else None)
+        self.n_threads = self._n_threads
 
     def _in_features(self) -> int:
         """Return the width of the first layer that has one."""
@@ -338,6 +347,17 @@ class Sequential(Layer):
         """Whether there is a Flatten before the first dense layer."""
         before = takewhile(lambda layer: not isinstance(layer, WeightedLayer), _flat(self._layers))
         return any(type(layer) is Flatten for layer in before)
+
+    @property
+    def n_threads(self) -> int | None:
+        """How many threads may work on a step or a prediction; None: as many as the process may."""
+        return self._n_threads
+
+    @n_threads.setter
+    def n_threads(self, value: int | None) -> None:
+        self._n_threads = None if value is None else positive(value, "n_threads")
+        if self._engine is not None:
+            self._engine.n_threads = min(self._n_threads or 0, 2**30)    # an int of C's
 
     # ---- As a layer ----------------------------------------------------------------------------
 
@@ -753,7 +773,8 @@ class Sequential(Layer):
         if self._engine is None or self._operations is None or self._parameters is None:
             raise ValueError("only a network of built-in layers, with a Dense among them, can be "
                              "frozen")
-        return Predictor(self._operations.list, self._parameters, self._flattens(), self._head())
+        return Predictor(self._operations.list, self._parameters, self._flattens(),
+                         self._engine.n_threads, self._head())
 
     # ---- To and from PyTorch -------------------------------------------------------------------
 
@@ -1040,14 +1061,15 @@ class Sequential(Layer):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy layers and how to train them; buffers are made anew."""
         how = None if self._trainer is None else self._trainer.arguments()
-        return {"_layers": self._layers, "_rng": self._rng, "how": how}
+        return {"_layers": self._layers, "_rng": self._rng, "how": how,
+                "n_threads": self._n_threads}
 
     def __copy__(self) -> Sequential:
         """Return a copy with copies of the layers, each of which belongs to one network alone."""
         return deepcopy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_layers"])         # type: ignore[misc]
+        self.__init__(state["_layers"], state.get("n_threads"))     # type: ignore[misc]
         self._rng = state["_rng"]
         if state["how"] is not None:
             self._trainer = Trainer(self, *state["how"])
@@ -1064,9 +1086,9 @@ class Predictor(_engine.Forward):
 
     def __init__(
         self, operations: list[dict[str, Any]], parameters: np.ndarray, flattens: bool,
-        head: _Head,
+        n_threads: int, head: _Head,
     ) -> None:
-        super().__init__(operations, parameters, flattens)
+        super().__init__(operations, parameters, flattens, n_threads)
         self._head = head
 
     def predict_proba(self, x: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -310,6 +310,7 @@ EXTRA: dict[str, list[Any]] = {
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
     "layer_norm": ["boolean"],
+    "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "callbacks": [list, tuple, None],
     "dtype": [StrOptions({"float32", "float64"}), np.dtype, type, None],
 }
@@ -354,7 +355,7 @@ class _MLP(BaseMultilayerPerceptron):
             layers.append(activations.get(ACTIVATIONS.get(names[index], names[index])))
             if self.dropout:
                 layers.append(Dropout(self.dropout, rng=int(self._random_state.randint(2**31))))
-        self.network_ = Sequential(layers)
+        self.network_ = Sequential(layers, self.n_threads)
         self.coefs_ = [dense.weight for dense in self._dense]
         self.intercepts_ = [dense.bias for dense in self._dense]
 
@@ -368,6 +369,7 @@ class _MLP(BaseMultilayerPerceptron):
             self._build([np.asarray(coef, dtype) for coef in self.coefs_],
                         [np.asarray(bias, dtype) for bias in self.intercepts_], dtype)
             return
+        self.network_.n_threads = self.n_threads
         if self._is_own():
             return
         for own, given, name in ((self.coefs_, [d.weight for d in dense], "weight"),
@@ -828,6 +830,9 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
     callbacks : list of fastnet.callbacks.Callback, optional
     dtype : {"float32", "float64"}, optional
         To compute in; None: float32 where X is, else float64.
+    n_threads : int, optional
+        At most so many threads work at a time; None: as many as `fastnet.get_num_threads()`. Bits
+        do not depend on it.
 
     Attributes
     ----------
@@ -860,6 +865,7 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
         max_fun: int = 15000, class_weight: Any = None, dropout: float = 0.0,
         weight_decay: float = 0.0, clip_norm: float | None = None, label_smoothing: float = 0.0,
         layer_norm: bool = False, callbacks: Any = None, dtype: Any = None,
+        n_threads: int | None = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes, activation, solver=solver, alpha=alpha, batch_size=batch_size,
@@ -872,6 +878,7 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
         self.class_weight, self.dropout, self.weight_decay = class_weight, dropout, weight_decay
         self.clip_norm, self.label_smoothing = clip_norm, label_smoothing
         self.layer_norm, self.callbacks, self.dtype = layer_norm, callbacks, dtype
+        self.n_threads = n_threads
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         """Return samples and rows of bool, as theirs; their LabelBinarizer takes its time."""
@@ -949,7 +956,7 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
     momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \\
     n_iter_no_change, max_fun
         As there.
-    dropout, weight_decay, clip_norm, layer_norm, callbacks, dtype
+    dropout, weight_decay, clip_norm, layer_norm, callbacks, dtype, n_threads
         As of `MLPClassifier`, and so are more activations.
 
     Attributes
@@ -971,7 +978,7 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
         beta_2: float = 0.999, epsilon: float = 1e-8, n_iter_no_change: Any = 10,
         max_fun: int = 15000, dropout: float = 0.0, weight_decay: float = 0.0,
         clip_norm: float | None = None, layer_norm: bool = False, callbacks: Any = None,
-        dtype: Any = None,
+        dtype: Any = None, n_threads: int | None = None,
     ) -> None:
         super().__init__(
             loss, hidden_layer_sizes, activation, solver=solver, alpha=alpha, batch_size=batch_size,
@@ -983,6 +990,7 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
             epsilon=epsilon, n_iter_no_change=n_iter_no_change, max_fun=max_fun)
         self.dropout, self.weight_decay, self.clip_norm = dropout, weight_decay, clip_norm
         self.layer_norm, self.callbacks, self.dtype = layer_norm, callbacks, dtype
+        self.n_threads = n_threads
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,

@@ -43,7 +43,7 @@ def trained(kind, dtype, threads, optimizer, n, batch, **options):
     n_out = net.layers[-1].out_features
     x, y = rng.normal(size=(n, 300)), rng.normal(size=(n, n_out))
     net.compile(optimizer(), "mse", **options)
-    net._engine.threads = threads
+    net._engine.forced = threads
     history = net.fit(x, y, batch_size=batch, epochs=2, rng=0, verbose=0)
     return bits(net), history.loss, net.predict(x).tobytes(), net.evaluate(x, y).loss
 
@@ -65,7 +65,7 @@ def test_gradients_that_are_kept():
     for threads in (1, 2):
         net = make("wide", "float32")
         net.compile(fn.Adam(1e-3), "mse", keep_gradients=True)
-        net._engine.threads = threads
+        net._engine.forced = threads
         rng = np.random.default_rng(2)
         net.train_step(rng.normal(size=(300, 300)), rng.normal(size=(300, 10)))
         results.append([gradient.tobytes() for _, _, gradient in net.parameters()])

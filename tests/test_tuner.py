@@ -1,0 +1,89 @@
+"""Which number of threads is chosen, as times are: those of made-up work."""
+
+import pytest
+
+from fastnet._engine import tuned
+
+
+def seconds_of(threads_and_times, took_by, pieces=None):
+    """Seconds of all pieces, with the threads that they were given."""
+    time = 0.0
+    for threads in threads_and_times[:pieces]:
+        time += took_by(threads, time)
+    return time
+
+
+@pytest.mark.parametrize("sure", [False, True])
+@pytest.mark.parametrize("piece", [2e-5, 4e-4, 1e-2, 0.3])
+def test_two_threads_that_pay_are_kept(piece, sure):
+    def took_by(threads, time):
+        return piece / threads**0.8
+
+    pieces = max(50, int(2 / piece))
+    found = tuned(took_by, pieces, 2, sure)
+    window = max(1, round(4e-3 / piece)) + 1
+    assert found[0] == (2 if sure else 1)
+    assert set(found[4 * window:]) == {2}
+    assert found.count(1) <= 3 * window
+
+
+@pytest.mark.parametrize("sure", [False, True])
+@pytest.mark.parametrize("piece", [2e-5, 4e-4, 1e-2, 0.3])
+def test_two_threads_that_do_not_pay_are_tried_ever_less(piece, sure):
+    def took_by(threads, time):
+        return piece * (1.5 if threads > 1 else 1)
+
+    pieces = max(50, int(20 / piece))
+    found = tuned(took_by, pieces, 2, sure)
+    alone = piece * pieces
+    # Of the time 1/32 at most is lost, and what the first comparison costs.
+    assert seconds_of(found, took_by) - alone < alone / 32 + max(2 * piece, 0.01)
+    trials = [i for i in range(1, pieces) if found[i] > found[i - 1]]
+    assert len(trials) <= 12
+
+
+def test_a_neighbour_comes_and_goes():
+    """Two threads take three times as long while another process has one of the two cores."""
+    def took_by(threads, time):
+        busy = 3 <= time < 9
+        return 4e-4 * (1 if threads == 1 else 3 if busy else 0.6)
+
+    found = tuned(took_by, 60_000, 2)
+    time, share = 0.0, {}
+    for threads in found:
+        phase = "before" if time < 3 else "busy" if time < 9 else "after"
+        share.setdefault(phase, []).append(threads)
+        time += took_by(threads, time)
+    assert time > 14
+    assert share["before"].count(2) > 0.9 * len(share["before"])
+    assert share["busy"].count(1) > 0.97 * len(share["busy"])
+    late = share["after"][len(share["after"]) // 2:]    # waits are 4 s at most
+    assert set(late) == {2}
+
+
+def test_stalls_in_a_few_pieces_count():
+    """Half of the pieces are quick and some take a slice of the scheduler: the mean decides."""
+    state = {"pieces": 0}
+
+    def took_by(threads, time):
+        state["pieces"] += 1
+        if threads == 1:
+            return 2e-4
+        return 4e-3 if state["pieces"] % 12 == 0 else 1.2e-4
+
+    found = tuned(took_by, 50_000, 2)
+    assert found.count(1) > 0.95 * len(found)
+
+
+@pytest.mark.parametrize("best", [1, 2, 4, 8, 16])
+def test_of_many_threads_the_best_number_is_found(best):
+    def took_by(threads, time):
+        return 1e-3 * (1 + abs(best.bit_length() - threads.bit_length()))
+
+    found = tuned(took_by, 20_000, 16)
+    late = found[10_000:]
+    assert late.count(best) > 0.97 * len(late)
+
+
+def test_more_or_fewer_threads_allowed_begin_anew():
+    assert set(tuned(lambda threads, time: 1e-3, 100, 1)) == {1}
