@@ -19,14 +19,20 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport ilogb, isfinite, sqrt
+from libc.math cimport isfinite, sqrt
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from fastnet._ops cimport (
     Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
-from fastnet._pool cimport Task, allowed, run
+from fastnet._parts cimport (
+    ACTIVATION, ADD, DENSE, DROPOUT, ENTRIES_APART, LAYER_NORM, LOG_SOFTMAX, PER_ENTRY, RELU,
+    REMEMBER, SCALE, SHARED_WORK, SOFTMAX, SURE_WORK, WORK_CLASSES, Copy, Operation, Packing, Work,
+    back, bias_backward, copy_rows, cut, cuts, entries_updated, is_wide, mask_back, most_parts,
+    norm_back, part_of_weights_updated, part_packed, part_updated, parts_of_weights, through,
+    tuner_of, weights_back, weights_updated)
+from fastnet._pool cimport allowed, run
 from fastnet._table cimport ADAM, PLAIN_SGD, RMSPROP, SGD, KernelTable, Update, real
 from fastnet._tuner cimport Tuner, seconds_now, threads_for, took
 
@@ -36,22 +42,6 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MIN
-
-cdef extern from * nogil:       # of gcc and clang: parts of a work may write to it at a time
-    void store_flag "__atomic_store_n"(int *, int, int)
-    int RELAXED "__ATOMIC_RELAXED"
-
-cdef enum Kind:
-    DENSE
-    RELU
-    ACTIVATION
-    SOFTMAX
-    LOG_SOFTMAX
-    LAYER_NORM
-    DROPOUT
-    SCALE
-    REMEMBER
-    ADD
 
 cdef enum Loss:
     SOFTMAX_CROSS_ENTROPY
@@ -87,15 +77,6 @@ cdef enum:
     ROWS_PER_WEIGHT = 600     # or in training one for so many weights of the largest layer
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
     WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
-    ROWS_APART = 16         # where parts of rows begin: kernels take up to so many together,
-    ENTRIES_APART = 1024    # and parts of parameters
-    COLUMNS_APART = 96      # at least, in a part of a wide layer
-    WORK_OF_A_PART = 100_000    # multiplications, at least, that are worth a part of their own
-    PARTS_PER_THREAD = 4    # so that a thread that is held up holds up one of them
-    PER_ENTRY = 8           # multiplications that an entry takes, where there is no product
-    SHARED_WORK = 200_000   # multiplications, at least, that may pay for several threads,
-    SURE_WORK = 5_000_000   # and that are given to all of them, while nothing is measured yet
-    WORK_CLASSES = 12       # of 4 times the work each
 
 KINDS = {"dense": DENSE, "relu": RELU, "activation": ACTIVATION, "softmax": SOFTMAX,
          "log_softmax": LOG_SOFTMAX, "layer_norm": LAYER_NORM, "dropout": DROPOUT, "scale": SCALE,
@@ -105,230 +86,12 @@ OUTCOMES = {FINE: "fine", BAD_LABEL: "label", BAD_PROBABILITY: "probability", BA
 LOSSES = {"softmax_cross_entropy": SOFTMAX_CROSS_ENTROPY, "cross_entropy": CROSS_ENTROPY,
           "negative_log_likelihood": NEGATIVE_LOG_LIKELIHOOD}
 
-cdef struct Operation:
-    Kind kind
-    Py_ssize_t n_in, n_out          # columns of the value it reads and of the one it makes
-    Py_ssize_t x, y                 # their places in training
-    Py_ssize_t from_, to            # and in prediction
-    Py_ssize_t weight, bias         # where they begin among the parameters, or NOWHERE
-    const char *trains              # likewise: not 0 if they are to be updated
-    Py_ssize_t packed               # DENSE: where its packed weights begin
-    Py_ssize_t skip, skip_from      # ADD: the places of the value that is added
-    Py_ssize_t aside                # ADD, REMEMBER: of the gradient that was put aside
-    bint relu                       # DENSE: a ReLU in the same pass
-    bint after_relu                 # DENSE: x comes from such a pass, and so do dx and its mask
-    bint masks                      # DENSE: has to mask its own dy, as no DENSE comes next
-    double factor                   # SCALE; alpha of ACTIVATION, eps of LAYER_NORM, p of DROPOUT
-    int function                    # ACTIVATION: which
-    Py_ssize_t stats, stats_from    # LAYER_NORM: place for 2 doubles a row
-    uint64_t *seen                  # DROPOUT: entries in earlier steps, and the seed
-    uint64_t first                  # DROPOUT: the number of this step's first entry
-
 cdef struct Batch:
     const real *x
     const Py_ssize_t *labels        # or NULL
     const real *rows                # or NULL
     const real *weights             # of the samples, or NULL
     Py_ssize_t n
-
-
-# What can be done in parts, on several threads: some rows of an operation's values or gradients, or
-# some rows of a layer's weights. The bits are those of the whole.
-
-cdef struct Work:
-    const KernelTable *kernels
-    Operation *op
-    Py_ssize_t itemsize
-    Py_ssize_t n                    # rows of the batch
-    Py_ssize_t size, part           # rows or entries to share out, and of one part
-    const real *x                   # what the operation reads and makes,
-    const real *skip
-    real *y
-    Py_ssize_t x_row, skip_row, y_row   # entries from one row to the next, where a part begins
-    Py_ssize_t across, width        # parts side by side, and columns of one
-    real *stats
-    const real *dy                  # and gradients by these
-    real *dx
-    real *weight                    # its parameters, in whichever form
-    real *bias
-    real *gradient
-    real *states[3]
-    const Update *u
-    Py_ssize_t together             # rows of weights in an update
-    uint64_t first_entry            # DROPOUT
-    bint packed, add
-    int broken                      # whether anything that parts have updated is not finite
-
-
-cdef struct Pass:                   # forward, of rows that go through all operations on their own
-    Work *works
-    Py_ssize_t n_works, size, part
-
-
-cdef inline real *moved(
-        const real *start, Py_ssize_t entries, const Work *w) noexcept nogil:
-    """An array's entry; NULL where there is no array."""
-    return <real *>(<const char *>start + entries * w.itemsize) if start != NULL else NULL
-
-
-cdef inline void rows_forward(
-        const Work *w, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column,
-        Py_ssize_t end) noexcept nogil:
-    """Some rows of what an operation makes, and some columns of what a dense one does."""
-    cdef Operation *op = w.op
-    cdef Py_ssize_t size = rows * op.n_out
-    cdef const real *x = moved(w.x, first * w.x_row, w)
-    cdef real *y = moved(w.y, first * w.y_row, w)
-    if op.kind == DENSE:
-        if w.packed:
-            w.kernels.dense_forward_packed(
-                x, w.weight, w.bias, y, w.n, op.n_in, op.n_out, op.relu, rows, column, end)
-        else:
-            w.kernels.dense_forward(
-                x, w.weight, w.bias, y, w.n, op.n_in, op.n_out, op.relu, rows, column, end)
-    elif op.kind == RELU:
-        w.kernels.relu_forward(x, y, size)
-    elif op.kind == ACTIVATION:
-        w.kernels.activation_forward(x, y, size, op.function, op.factor)
-    elif op.kind == SOFTMAX:
-        w.kernels.softmax_forward(x, y, rows, op.n_out)
-    elif op.kind == LOG_SOFTMAX:
-        w.kernels.log_softmax_forward(x, y, rows, op.n_out)
-    elif op.kind == LAYER_NORM:
-        w.kernels.layer_norm_forward(
-            x, w.weight, w.bias, y, <double *>w.stats + 2 * first, rows, op.n_out, op.factor)
-    elif op.kind == DROPOUT:
-        w.kernels.dropout(
-            x, y, size, op.factor, op.seen[1], w.first_entry + <uint64_t>(first * op.n_out))
-    elif op.kind == SCALE:
-        w.kernels.scale(x, y, size, op.factor)
-    elif op.kind == REMEMBER:
-        memcpy(y, x, size * w.itemsize)
-    else:
-        w.kernels.add_forward(x, moved(w.skip, first * w.skip_row, w), y, size)
-
-
-cdef inline void rows_backward(
-        const Work *w, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column,
-        Py_ssize_t end) noexcept nogil:
-    """Some rows of the gradient by what an operation reads, and columns, as `rows_forward`."""
-    cdef Operation *op = w.op
-    cdef Py_ssize_t at = first * op.n_out, size = rows * op.n_out
-    cdef const real *x = moved(w.x, first * op.n_in, w)
-    cdef const real *y = moved(w.y, at, w)
-    cdef const real *dy = moved(w.dy, at, w)
-    cdef real *dx = moved(w.dx, first * op.n_in, w)
-    if op.kind == DENSE:
-        w.kernels.input_gradient(
-            w.weight, dy, x if op.after_relu else NULL, dx, w.n, op.n_in, op.n_out, rows,
-            column, end)
-    elif op.kind == RELU:
-        w.kernels.relu_backward(x, dy, dx, size)
-    elif op.kind == ACTIVATION:
-        w.kernels.activation_backward(x, y, dy, dx, size, op.function, op.factor)
-    elif op.kind == SOFTMAX:
-        w.kernels.softmax_backward(y, dy, dx, rows, op.n_out)
-    elif op.kind == LOG_SOFTMAX:
-        w.kernels.log_softmax_backward(y, dy, dx, rows, op.n_out)
-    elif op.kind == DROPOUT:
-        w.kernels.dropout(dy, dx, size, op.factor, op.seen[1], w.first_entry + <uint64_t>at)
-    elif op.kind == SCALE:
-        w.kernels.scale(dy, dx, size, op.factor)
-    else:                               # REMEMBER: what was put aside is added
-        w.kernels.add_forward(dy, moved(w.skip, at, w), dx, size)
-
-
-cdef inline void bias_backward(const Work *w) noexcept nogil:
-    """The gradient by a layer's bias, if there is one."""
-    if w.bias != NULL:
-        w.kernels.sum_rows(w.dy, w.bias, w.n, w.op.n_out, w.add)
-
-
-cdef inline void weights_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Some rows of the gradient by a layer's weights."""
-    w.kernels.weight_gradient(
-        w.x, w.dy, moved(w.gradient, first * w.op.n_out, w), w.n, w.op.n_in, w.op.n_out,
-        first, rows, w.add)
-
-
-cdef inline bint weights_updated(
-        const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Some rows of a layer's weights by their gradient, which is not kept.
-
-    Each part has some of the scratch for it.
-    """
-    return w.kernels.dense_update(
-        w.x, w.dy, w.dx if w.n == 1 else NULL,
-        moved(w.gradient, first // w.part * w.together * w.op.n_out, w), w.weight,
-        w.states[0], w.states[1], w.states[2], w.n, w.op.n_in, w.op.n_out, w.op.after_relu,
-        first, rows, w.together, w.u)
-
-
-cdef inline bint entries_updated(
-        const Work *w, Py_ssize_t first, Py_ssize_t entries) noexcept nogil:
-    """Some parameters by their gradients."""
-    return w.kernels.update(
-        moved(w.gradient, first, w), moved(w.weight, first, w), moved(w.states[0], first, w),
-        moved(w.states[1], first, w), moved(w.states[2], first, w), entries, w.u)
-
-
-cdef struct Copy:                   # of rows, in an order
-    const char *rows
-    char *to
-    const Py_ssize_t *order
-    Py_ssize_t row, size, part      # bytes of a row; rows to copy, and in a part
-
-
-# The same as tasks for the pool.
-
-cdef void part_copied(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Copy *c = <Copy *>work
-    cdef Py_ssize_t i
-    for i in range(part * c.part, min((part + 1) * c.part, c.size)):
-        memcpy(c.to + i * c.row, c.rows + c.order[i] * c.row, c.row)
-
-
-cdef void part_forward(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Pass *p = <Pass *>work
-    cdef Py_ssize_t i, first = part * p.part, rows = min(p.part, p.size - part * p.part)
-    for i in range(p.n_works):
-        rows_forward(&p.works[i], first, rows, 0, p.works[i].op.n_out)
-
-
-cdef void part_of_columns_forward(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Work *w = <Work *>work
-    cdef Py_ssize_t first = part // w.across * w.part, column = part % w.across * w.width
-    rows_forward(w, first, min(w.part, w.size - first), column,
-                 min(column + w.width, w.op.n_out))
-
-
-cdef void part_backward(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Work *w = <Work *>work
-    cdef Py_ssize_t first = part // w.across * w.part, column = part % w.across * w.width
-    rows_backward(w, first, min(w.part, w.size - first), column, min(column + w.width, w.op.n_in))
-
-
-cdef void part_of_weights_backward(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Work *w = <Work *>work
-    if part * w.part >= w.size:         # one more, besides the weights
-        bias_backward(w)
-        return
-    weights_backward(w, part * w.part, min(w.part, w.size - part * w.part))
-
-
-cdef void part_of_weights_updated(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Work *w = <Work *>work
-    if part * w.part >= w.size:
-        bias_backward(w)
-        return
-    if not weights_updated(w, part * w.part, min(w.part, w.size - part * w.part)):
-        store_flag(&w.broken, 1, RELAXED)
-
-
-cdef void part_updated(void *work, Py_ssize_t part) noexcept nogil:
-    cdef Work *w = <Work *>work
-    if not entries_updated(w, part * w.part, min(w.part, w.size - part * w.part)):
-        store_flag(&w.broken, 1, RELAXED)
 
 
 cdef class Objective:
@@ -445,60 +208,6 @@ cdef inline Py_ssize_t evenly(Py_ssize_t n, Py_ssize_t most) noexcept nogil:
     """Rows in a part, if n are cut into as few parts of up to `most` as will do."""
     cdef Py_ssize_t parts = max(<Py_ssize_t>1, (n + most - 1) // most)
     return (n + parts - 1) // parts
-
-
-cdef inline Py_ssize_t most_parts(int threads) noexcept nogil:
-    """Into how many parts work is cut."""
-    return PARTS_PER_THREAD * <Py_ssize_t>threads if threads > 1 else 1
-
-
-cdef inline bint cut(
-        double multiplications, Py_ssize_t size, Py_ssize_t distance, int threads,
-        Py_ssize_t *part) noexcept nogil:
-    """Whether to do some work on `size` rows or entries in parts, and of how many.
-
-    Parts begin at multiples of a distance.
-    """
-    cdef Py_ssize_t parts
-    part[0] = size
-    if threads <= 1:
-        return False
-    parts = min(<Py_ssize_t>(multiplications / WORK_OF_A_PART), most_parts(threads),
-                (size + distance - 1) // distance)
-    if parts <= 1:
-        return False
-    part[0] = ((size + parts - 1) // parts + distance - 1) // distance * distance
-    return part[0] < size
-
-
-cdef inline double multiplications_of(const Work *w) noexcept nogil:
-    """Of an operation, on all rows."""
-    return <double>w.n * w.op.n_out * (w.op.n_in if w.op.kind == DENSE else PER_ENTRY)
-
-
-cdef inline bint is_wide(Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """Whether a product by a matrix is cut along its columns."""
-    return columns >= 2 * COLUMNS_APART and depth * columns >= MANY_PARAMETERS
-
-
-cdef inline bint cut_columns(
-        Work *w, Py_ssize_t depth, Py_ssize_t columns, int threads) noexcept nogil:
-    """`cut` for a wide product: along its columns, and where that is not enough its rows too."""
-    cdef Py_ssize_t parts = min(most_parts(threads),
-                                <Py_ssize_t>(multiplications_of(w) / WORK_OF_A_PART))
-    w.across, w.width, w.part = 1, columns, w.size
-    if parts <= 1:
-        return False
-    w.across = min(parts, columns // COLUMNS_APART)
-    w.width = (columns + w.across - 1) // w.across
-    parts = (parts + w.across - 1) // w.across
-    w.part = ((w.size + parts - 1) // parts + ROWS_APART - 1) // ROWS_APART * ROWS_APART
-    return True
-
-
-cdef inline Py_ssize_t parts_of(const Work *w) noexcept nogil:
-    """How many parts were cut."""
-    return (w.size + w.part - 1) // w.part * w.across
 
 
 cdef inline bint overlap(char *a, Py_ssize_t a_size, char *b, Py_ssize_t b_size) noexcept:
@@ -743,14 +452,9 @@ cdef class Engine:
 
     cdef void pack(self) noexcept nogil:
         """Pack all weights, as they are now."""
-        cdef Operation *op
-        cdef Py_ssize_t i
-        for i in range(self.n_operations):
-            op = &self.operations[i]
-            if op.kind == DENSE:
-                self.kernels.pack_weights(
-                    self.parameter(op.weight), self.entry(self.packed_start, op.packed),
-                    op.n_in, op.n_out)
+        cdef Packing p = Packing(
+            self.kernels, self.operations, self.parameters_start, self.packed_start, self.itemsize)
+        run(part_packed, &p, self.n_operations, self.threads)
 
     # ---- Where things are ----------------------------------------------------------------------
 
@@ -788,8 +492,7 @@ cdef class Engine:
         """The tuner of work like this, or NULL where there is nothing to choose."""
         if most == 1 or self.forced:
             return NULL
-        return &self.tuners[<int>purpose][
-            max(0, min(<int>WORK_CLASSES - 1, ilogb(multiplications / SHARED_WORK) // 2))]
+        return tuner_of(self.tuners[<int>purpose], multiplications)
 
     def reserve(self, Py_ssize_t batch_size, int threads=1):
         """Make room for training batches of so many rows, on up to so many threads."""
@@ -843,7 +546,7 @@ cdef class Engine:
                 self.prepare(&works[found], op, self.here(op.x, x), self.here(op.skip, x),
                              self.here(op.y, x), self.here(op.stats, x), n, packed)
                 found += 1
-        self.rows_through(works, found, n, self.threads, False)
+        through(works, found, n, self.threads, False)
 
     cdef int backward(
             self, const real *x, Py_ssize_t n, bint add, bint keep, bint wait, const Update *u,
@@ -858,13 +561,17 @@ cdef class Engine:
         cdef real *dy
         cdef real *dx
         cdef bint finite = True, wanted, at_once
+        cdef Py_ssize_t row
+        cdef Copy copy
         cdef Work w
         for i in range(self.n_operations - 1, -1, -1):
             op = &self.operations[i]
             dy = self.here(self.gradient_places[turn], x)
             dx = self.here(self.gradient_places[1 - turn], x)
             if op.kind == ADD:
-                memcpy(self.here(op.aside, x), dy, n * op.n_out * self.itemsize)
+                row = op.n_out * self.itemsize
+                copy = Copy(<const char *>dy, <char *>self.here(op.aside, x), NULL, row, n, n)
+                copy_rows(&copy, op.n_out, self.threads)
                 continue
             w.kernels, w.op, w.itemsize, w.n = self.kernels, op, self.itemsize, n
             w.x, w.y, w.skip = self.here(op.x, x), self.here(op.y, x), self.here(op.aside, x)
@@ -872,47 +579,28 @@ cdef class Engine:
             w.weight = self.parameter(op.weight)
             w.first_entry = op.first + <uint64_t>(self.first_row * op.n_out)
             if op.kind == LAYER_NORM:           # its gradients are sums over rows
-                self.kernels.layer_norm_backward(
-                    w.x, w.weight, <const double *>self.here(op.stats, x), dy,
-                    NULL if op.x == INPUT else dx,
-                    self.gradient(op.weight), self.gradient(op.bias), n, op.n_out, add)
+                w.stats, w.dx = self.here(op.stats, x), NULL if op.x == INPUT else dx
+                w.gradient, w.bias = self.gradient(op.weight), self.gradient(op.bias)
+                norm_back(&w, self.threads)
             elif op.kind == DENSE:
                 if op.masks:
-                    self.kernels.relu_backward(w.y, dy, dy, n * op.n_out)
+                    mask_back(&w, self.threads)
                 if op.x == INPUT:
                     w.dx = NULL
                 wanted = keep or op.trains[0]
                 at_once = not keep and not wait and self.updates_at_once(op, n)
                 if w.dx != NULL and (n > 1 or not at_once):
-                    self.rows_back(&w)
+                    back(&w, self.threads)
                 w.bias = self.gradient(op.bias) if wanted else NULL
                 if at_once:
                     finite &= self.weights_by_update(&w, u, steps)
                 elif wanted:
                     w.gradient = self.gradient(op.weight)
-                    if self.cuts(&w, op.n_in, ROWS_APART):
-                        self.share(part_of_weights_backward, &w, w.bias != NULL)
-                    else:
-                        bias_backward(&w)
-                        weights_backward(&w, 0, op.n_in)
+                    weights_back(&w, self.threads)
             else:
-                self.rows_back(&w)
+                back(&w, self.threads)
             turn = 1 - turn
         return finite
-
-    cdef inline void rows_back(self, Work *w) noexcept nogil:
-        """The gradient by what an operation reads."""
-        cdef bint cuts
-        w.across, w.width = 1, w.op.n_in
-        if w.op.kind == DENSE and is_wide(w.op.n_out, w.op.n_in):
-            w.size = w.n
-            cuts = cut_columns(w, w.op.n_out, w.op.n_in, self.threads)
-        else:
-            cuts = self.cuts(w, w.n, ROWS_APART)
-        if cuts:
-            run(part_backward, w, parts_of(w), self.threads)
-        else:
-            rows_backward(w, 0, w.n, 0, w.op.n_in)
 
     cdef inline bint weights_by_update(self, Work *w, const Update *u, Steps steps) noexcept nogil:
         """A layer's weights by their gradient; returns whether they are finite then."""
@@ -921,10 +609,10 @@ cdef class Engine:
         w.states[0] = self.entry(steps.starts[0], w.op.weight)
         w.states[1] = self.entry(steps.starts[1], w.op.weight)
         w.states[2] = self.entry(steps.starts[2], w.op.weight)
-        if not self.cuts(w, w.op.n_in, FEW_ROWS):
+        if not cuts(w, w.op.n_in, FEW_ROWS, self.threads):
             bias_backward(w)
             return weights_updated(w, 0, w.op.n_in)
-        self.share(part_of_weights_updated, w, w.bias != NULL)
+        run(part_of_weights_updated, w, parts_of_weights(w), self.threads)
         return not w.broken
 
     cdef inline real *here(self, Py_ssize_t place, const real *x) noexcept nogil:
@@ -943,56 +631,6 @@ cdef class Engine:
         if packed and op.kind == DENSE:
             w.weight = self.entry(self.packed_start, op.packed)
         w.first_entry = op.first + <uint64_t>(self.first_row * op.n_out)
-
-    cdef inline void rows_through(
-            self, Work *works, Py_ssize_t n_works, Py_ssize_t n, int threads,
-            bint in_turns) noexcept nogil:
-        """Take rows through all operations that are prepared; in turns: one after the other."""
-        cdef Pass p = Pass(works, n_works, n, n)
-        cdef Py_ssize_t i
-        if threads <= 1:
-            for i in range(n_works):
-                rows_forward(&works[i], 0, n, 0, works[i].op.n_out)
-            return
-        # Wide layers are cut along their weights, so that each part reads some of these, one layer
-        # after the other; what stands between them along the rows.
-        p.n_works = 0
-        for i in range(n_works):
-            if is_wide(works[i].op.n_in, works[i].op.n_out):
-                self.rows_together(&p, threads)
-                works[i].size = n
-                if cut_columns(&works[i], works[i].op.n_in, works[i].op.n_out, threads):
-                    run(part_of_columns_forward, &works[i], parts_of(&works[i]), threads)
-                else:
-                    rows_forward(&works[i], 0, n, 0, works[i].op.n_out)
-                p.works, p.n_works = &works[i + 1], 0
-                continue
-            p.n_works += 1
-            if in_turns:
-                self.rows_together(&p, threads)
-                p.works, p.n_works = &works[i + 1], 0
-        self.rows_together(&p, threads)
-
-    cdef inline void rows_together(self, Pass *p, int threads) noexcept nogil:
-        """Take rows through all operations of a pass."""
-        cdef double multiplications = 0
-        cdef Py_ssize_t i
-        for i in range(p.n_works):
-            multiplications += multiplications_of(&p.works[i])
-        if p.n_works and cut(multiplications, p.size, ROWS_APART, threads, &p.part):
-            run(part_forward, p, (p.size + p.part - 1) // p.part, threads)
-            return
-        p.part = p.size
-        part_forward(p, 0)
-
-    cdef inline bint cuts(self, Work *w, Py_ssize_t size, Py_ssize_t distance) noexcept nogil:
-        """`cut` for some rows or weights of an operation in training."""
-        w.size = size
-        return cut(multiplications_of(w), size, distance, self.threads, &w.part)
-
-    cdef inline void share(self, Task task, Work *w, bint one_more=False) noexcept nogil:
-        """Do the parts that were cut, in training."""
-        run(task, w, (w.size + w.part - 1) // w.part + one_more, self.threads)
 
     cdef void predict_rows(
             self, Arena arena, const real *x, real *y, Py_ssize_t n,
@@ -1018,7 +656,7 @@ cdef class Engine:
             if not self.has_wide:
                 arena.works[found].skip_row = self.widest
             found += 1
-        self.rows_through(arena.works, found, n, threads, self.has_wide)
+        through(arena.works, found, n, threads, self.has_wide)
         op = &self.operations[self.n_operations - 1]
         if op.kind == DROPOUT:          # does nothing, but the output is elsewhere
             memcpy(y, self.at(op.from_, start, rows, x, y), n * op.n_out * self.itemsize)
@@ -1117,7 +755,7 @@ cdef class Engine:
         w.size = size
         if not cut(PER_ENTRY * <double>size, size, ENTRIES_APART, self.threads, &w.part):
             return entries_updated(&w, 0, size)
-        self.share(part_updated, &w)
+        run(part_updated, &w, (size + w.part - 1) // w.part, self.threads)
         return not w.broken
 
     cdef double sum_of_squares(self, bint of_weights) noexcept nogil:
@@ -1274,10 +912,7 @@ cdef class Engine:
             const Py_ssize_t *order, Py_ssize_t n) noexcept nogil:
         """Copy the rows of a batch, in their order."""
         cdef Copy c = Copy(rows, to, order, columns * self.itemsize, n, n)
-        if cut(PER_ENTRY * <double>n * columns, n, 1, self.threads, &c.part):
-            run(part_copied, &c, (n + c.part - 1) // c.part, self.threads)
-        else:
-            part_copied(&c, 0)
+        copy_rows(&c, columns, self.threads)
         return <const real *>to
 
     # ---- What Python calls ---------------------------------------------------------------------

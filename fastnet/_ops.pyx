@@ -18,11 +18,17 @@ from cpython.pystate cimport PyThreadState
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, frexp, ldexp, pow, sqrt
 from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from fastnet import _convert
+from fastnet._parts cimport (
+    ACTIVATION, DENSE, RELU, SHARED_WORK, SURE_WORK, WORK_CLASSES, Kind, Operation, Work, back,
+    through, tuner_of, weights_back)
+from fastnet._pool cimport allowed
 from fastnet._table cimport (
     ADAM, BINARY_CROSS_ENTROPY, ELU, GELU, GELU_TANH, HUBER, LEAKY_RELU, MEAN_SQUARED_ERROR,
     PLAIN_SGD, POISSON, RMSPROP, SGD, SIGMOID, SILU, TANH, KernelTable, Update, real)
+from fastnet._tuner cimport Tuner, seconds_now, threads_for, took
 
 cnp.import_array()
 
@@ -105,6 +111,64 @@ cdef void leave(Caller caller) noexcept:
     if caller.thread != NULL:
         PyEval_RestoreThread(caller.thread)
     set_fp_mode(caller.mode)
+
+
+# ---- Work on several threads -----------------------------------------------------------------
+
+cdef enum Purpose:              # of work that is measured, each for itself
+    FORWARD
+    BACKWARD
+    ENTRIES
+    PURPOSES
+
+cdef Tuner tuners[PURPOSES][WORK_CLASSES]
+cdef int forced = 0
+
+cdef struct Sharing:
+    int threads                 # that are to work
+    Tuner *tuner                # which knows, or NULL
+    double work, begin
+    Caller caller
+
+
+def force_threads(int threads):
+    """Let so many threads work in every call, or, if 0, as many as pay; for tests."""
+    global forced
+    forced = threads
+
+
+cdef inline Sharing begin(Purpose purpose, double multiplications) noexcept:
+    """As `enter`, with the number of threads that are to work, until `end`."""
+    cdef Sharing s
+    cdef int most = forced
+    s.threads, s.tuner, s.work = max(forced, 1), NULL, multiplications
+    if forced == 0 and multiplications >= SHARED_WORK:
+        most = allowed()
+        if most > 1:
+            s.tuner = tuner_of(tuners[<int>purpose], multiplications)
+            s.threads = threads_for(s.tuner, most, multiplications >= SURE_WORK)
+            s.begin = seconds_now()
+    s.caller = enter(multiplications)
+    return s
+
+
+cdef inline void end(Sharing s) noexcept:
+    leave(s.caller)
+    if s.tuner != NULL:
+        took(s.tuner, seconds_now() - s.begin, s.work)
+
+
+cdef inline Work work_of(
+        Operation *op, Kind kind, const KernelTable *kernels, Py_ssize_t itemsize,
+        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    """An operation on n rows, without its arrays."""
+    cdef Work w
+    memset(op, 0, sizeof(op[0]))
+    memset(&w, 0, sizeof(w))
+    op.kind, op.n_in, op.n_out = kind, n_in, n_out
+    w.kernels, w.op, w.itemsize, w.n = kernels, op, itemsize, n
+    w.x_row, w.y_row = n_in, n_out
+    return w
 
 
 # ---- Checks ----------------------------------------------------------------------------------
@@ -404,10 +468,18 @@ def dense_forward(X, W, b=None, Z=None, bint relu=False):
         check_shape(bias, "b", 1, &n_out)
     cdef cnp.ndarray z = output(Z, "Z", 2, dims, dtype)
     apart(z, "Z", x, "X", w, "W", bias, "b")
-    cdef Caller caller = enter(<double>n * n_in * n_out)
-    kernels_for(x).dense_forward(
-        pointer(x), pointer(w), pointer(bias), pointer(z), n, n_in, n_out, relu, n, 0, n_out)
-    leave(caller)
+    cdef Operation op
+    cdef Work work
+    cdef Sharing s = begin(FORWARD, <double>n * n_in * n_out)
+    if s.threads == 1:
+        kernels_for(x).dense_forward(
+            pointer(x), pointer(w), pointer(bias), pointer(z), n, n_in, n_out, relu, n, 0, n_out)
+    else:
+        work = work_of(&op, DENSE, kernels_for(x), cnp.PyArray_ITEMSIZE(x), n, n_in, n_out)
+        op.relu = relu
+        work.x, work.weight, work.bias, work.y = pointer(x), pointer(w), pointer(bias), pointer(z)
+        through(&work, 1, n, s.threads, False)
+    end(s)
     return z
 
 
@@ -466,11 +538,23 @@ def dense_backward(X, W, dZ, dX=None, dW=None, db=None, bint input_gradient=True
     apart(bias_gradient, "db", x, "X", w, "W", dz, "dZ")
     apart(dx, "dX", dw, "dW", bias_gradient, "db")
     apart(dw, "dW", bias_gradient, "db")
-    cdef Caller caller = enter(2.0 * n * n_in * n_out)
-    kernels_for(x).dense_backward(
-        pointer(x), pointer(w), pointer(dz), pointer(dx), pointer(dw), pointer(bias_gradient),
-        n, n_in, n_out, relu, add)
-    leave(caller)
+    cdef Operation op
+    cdef Work work
+    cdef Sharing s = begin(BACKWARD, 2.0 * n * n_in * n_out)
+    if s.threads == 1 or dw is None:
+        kernels_for(x).dense_backward(
+            pointer(x), pointer(w), pointer(dz), pointer(dx), pointer(dw), pointer(bias_gradient),
+            n, n_in, n_out, relu, add)
+    else:
+        work = work_of(&op, DENSE, kernels_for(x), cnp.PyArray_ITEMSIZE(x), n, n_in, n_out)
+        op.after_relu = relu
+        work.x, work.weight, work.dy = pointer(x), pointer(w), pointer(dz)
+        work.dx, work.gradient, work.bias = pointer(dx), pointer(dw), pointer(bias_gradient)
+        work.add = add
+        if dx is not None:
+            back(&work, s.threads)
+        weights_back(&work, s.threads)
+    end(s)
     return dx
 
 
@@ -670,6 +754,46 @@ def log_forward(X, Y=None):
     return y
 
 
+cdef inline void entries_forward(
+        cnp.ndarray x, cnp.ndarray y, Kind kind, int function=0, double alpha=0) noexcept:
+    """What is done to each entry by itself."""
+    cdef Operation op
+    cdef Work w
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(x)
+    cdef Sharing s = begin(ENTRIES, <double>PER_ENTRY * size)
+    if s.threads > 1:
+        w = work_of(&op, kind, kernels_for(x), cnp.PyArray_ITEMSIZE(x), size, 1, 1)
+        op.function, op.factor = function, alpha
+        w.x, w.y = pointer(x), pointer(y)
+        through(&w, 1, size, s.threads, False)
+    elif kind == RELU:
+        kernels_for(x).relu_forward(pointer(x), pointer(y), size)
+    else:
+        kernels_for(x).activation_forward(pointer(x), pointer(y), size, function, alpha)
+    end(s)
+
+
+cdef inline void entries_backward(
+        cnp.ndarray x, cnp.ndarray y, cnp.ndarray dy, cnp.ndarray dx, Kind kind,
+        int function=0, double alpha=0) noexcept:
+    """Its mirror."""
+    cdef Operation op
+    cdef Work w
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(x)
+    cdef Sharing s = begin(ENTRIES, <double>PER_ENTRY * size)
+    if s.threads > 1:
+        w = work_of(&op, kind, kernels_for(x), cnp.PyArray_ITEMSIZE(x), size, 1, 1)
+        op.function, op.factor = function, alpha
+        w.x, w.y, w.dy, w.dx = pointer(x), pointer(y), pointer(dy), pointer(dx)
+        back(&w, s.threads)
+    elif kind == RELU:
+        kernels_for(x).relu_backward(pointer(x), pointer(dy), pointer(dx), size)
+    else:
+        kernels_for(x).activation_backward(
+            pointer(x), pointer(y), pointer(dy), pointer(dx), size, function, alpha)
+    end(s)
+
+
 def relu_forward(X, Y=None):
     """Y := max(X, 0), for arrays of any shape; NaN stays NaN.
 
@@ -690,9 +814,7 @@ def relu_forward(X, Y=None):
     """
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x)
     apart(y, "Y", x, "X")
-    cdef Caller caller = enter_pass(x)
-    kernels_for(x).relu_forward(pointer(x), pointer(y), cnp.PyArray_SIZE(x))
-    leave(caller)
+    entries_forward(x, y, RELU)
     return y
 
 
@@ -720,9 +842,7 @@ def relu_backward(X, dY, dX=None):
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), dy = like(dY, "dY", x)
     cdef cnp.ndarray dx = output_like(dX, "dX", x)
     apart(dx, "dX", x, "X", dy, "dY")
-    cdef Caller caller = enter_pass(x)
-    kernels_for(x).relu_backward(pointer(x), pointer(dy), pointer(dx), cnp.PyArray_SIZE(x))
-    leave(caller)
+    entries_backward(x, None, dy, dx, RELU)
     return dx
 
 
@@ -771,9 +891,7 @@ def activation_forward(X, str kind, double alpha=0.0, Y=None):
     cdef int number = ACTIVATIONS[kind]
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE), y = output_like(Y, "Y", x)
     apart(y, "Y", x, "X")
-    cdef Caller caller = enter_pass(x)
-    kernels_for(x).activation_forward(pointer(x), pointer(y), cnp.PyArray_SIZE(x), number, alpha)
-    leave(caller)
+    entries_forward(x, y, ACTIVATION, number, alpha)
     return y
 
 
@@ -802,10 +920,7 @@ def activation_backward(X, Y, dY, str kind, double alpha=0.0, dX=None):
     cdef cnp.ndarray x = floats(X, "X", ANY_NDIM, ANY_DTYPE)
     cdef cnp.ndarray y = like(Y, "Y", x), dy = like(dY, "dY", x), dx = output_like(dX, "dX", x)
     apart(dx, "dX", x, "X", y, "Y", dy, "dY")
-    cdef Caller caller = enter_pass(x)
-    kernels_for(x).activation_backward(
-        pointer(x), pointer(y), pointer(dy), pointer(dx), cnp.PyArray_SIZE(x), number, alpha)
-    leave(caller)
+    entries_backward(x, y, dy, dx, ACTIVATION, number, alpha)
     return dx
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastnet as fn
-from fastnet import _pool
+from fastnet import _ops, _pool
 
 THREADS = [2, 3, 8]
 
@@ -114,7 +114,7 @@ def run(script):
 FORK = """
 import os, sys
 import numpy as np
-from fastnet import _pool
+from fastnet import _ops, _pool
 def works():
     counts = np.zeros(8, np.int32)
     _pool.exercise(counts, 1000, 3)
@@ -144,3 +144,34 @@ def test_exit_while_workers_wait():
     done = run("import numpy as np; from fastnet import _pool; "
                "_pool.exercise(np.zeros(8, np.int32), 1000, 4); print('fine')")
     assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+# ---- Layers called one by one ------------------------------------------------------------------
+
+@pytest.fixture
+def forced():
+    yield _ops.force_threads
+    _ops.force_threads(0)
+
+
+@pytest.mark.parametrize("kind", [
+    lambda dtype: fn.Dense(300, 500, dtype=dtype, rng=0),
+    lambda dtype: fn.Dense(784, 10, dtype=dtype, rng=0),
+    lambda dtype: fn.Dense(300, 1, dtype=dtype, rng=0),
+    lambda dtype: fn.Dense(300, 400, activation="relu", dtype=dtype, rng=0),
+    lambda dtype: fn.ReLU(), lambda dtype: fn.GELU(), lambda dtype: fn.Tanh()],
+    ids=["wide", "narrow", "one output", "with a ReLU", "ReLU", "GELU", "Tanh"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 3, 33, 1000])
+def test_layers_have_the_same_bits(kind, dtype, n, forced):
+    results = []
+    for threads in (1, *THREADS):
+        forced(threads)
+        layer = kind(dtype)
+        rng = np.random.default_rng(3)
+        x = rng.normal(size=(n, getattr(layer, "in_features", 500))).astype(dtype)
+        y = layer.forward(x)
+        dx = layer.backward(rng.normal(size=y.shape).astype(dtype))
+        gradients = [gradient.tobytes() for _, _, gradient in layer.parameters()]
+        results.append((y.tobytes(), dx.tobytes(), gradients))
+    assert all(found == results[0] for found in results)
