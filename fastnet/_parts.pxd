@@ -277,7 +277,7 @@ cdef inline void part_masked(void *work, Py_ssize_t part) noexcept nogil:
         moved(w.y, at, w), dy, dy, min(w.part, w.size - part * w.part) * w.op.n_out)
 
 
-# ---- How much at a time ---------------------------------------------------------------------------
+# ---- How much at a time ------------------------------------------------------------------------
 
 cdef inline Py_ssize_t most_parts(int threads) noexcept nogil:
     """Into how many parts work is cut."""
@@ -349,7 +349,7 @@ cdef inline Tuner *tuner_of(Tuner *tuners, double multiplications) noexcept nogi
     return tuners + max(0, min(<int>WORK_CLASSES - 1, ilogb(multiplications / SHARED_WORK) // 2))
 
 
-# ---- Pieces of work -------------------------------------------------------------------------------
+# ---- Pieces of work ----------------------------------------------------------------------------
 
 cdef inline void rows_together(Pass *p, int threads) noexcept nogil:
     """Take rows through all operations of a pass."""
@@ -445,7 +445,7 @@ cdef inline void copy_rows(Copy *c, Py_ssize_t columns, int threads) noexcept no
         part_copied(c, 0)
 
 
-# ---- Packed weights -------------------------------------------------------------------------------
+# ---- Packed weights ----------------------------------------------------------------------------
 
 cdef struct Packing:
     const KernelTable *kernels
