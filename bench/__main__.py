@@ -4,11 +4,14 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bench import (
+    THREADS,
     contenders,
     estimators,
     kernels,
@@ -17,8 +20,10 @@ from bench import (
     peers,
     steady,
     sweep,
+    threads_option,
 )
-from bench.measure import SAMPLE_SECONDS, environment
+from bench.measure import SAMPLE_SECONDS, environment, in_words
+from bench.neighbour import BusyNeighbour
 from bench.report import Column, Report, digits, microseconds, shape, times
 
 
@@ -72,6 +77,12 @@ def nothing_like(text: str) -> ValueError:
 def in_turns(rounds: int, seconds: float, sample_seconds: float = SAMPLE_SECONDS) -> str:
     return (f"in turns for {rounds} rounds and {seconds} s or more, each one call or "
             f"{1e3 * sample_seconds:.0f} ms")
+
+
+def title(described: dict[str, str]) -> str:
+    """Return a picture's title."""
+    return (f"{described['dtype']}, {in_words(THREADS)}, "
+            f"{described['processor'].split(',')[0]}")
 
 
 RATIOS = "median [quartiles]; ratios are medians of the rounds' ratios, above 1 fastnet is faster"
@@ -161,6 +172,8 @@ def run_sweep(options: argparse.Namespace) -> None:
     if options.networks:
         run_network_sweep(options)
         return
+    if THREADS > 1:
+        raise ValueError("products have one thread: --threads is for sweep --networks")
     shapes = sweep.random_shapes() + sweep.edge_shapes()
     rounds = 7
     if options.quick:
@@ -185,17 +198,16 @@ def run_sweep(options: argparse.Namespace) -> None:
     list(report.table(WEAK_COLUMNS, weak()))
     list(report.table(DISTRIBUTION_COLUMNS, sweep.distributions(points)))
     if options.plot:
-        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
-        sweep.draw(points, title).savefig(options.plot, dpi=150)
+        sweep.draw(points, title(described)).savefig(options.plot, dpi=150)
     report.close(points, options.markdown, options.json)
 
 
 def microseconds_of(heading: str, way: str) -> Column:
-    return heading, 10, lambda point: digits(1e6 * point.times[way].median)
+    return heading, max(10, len(heading)), lambda point: digits(1e6 * point.times[way].median)
 
 
 def ratio_of(way: str) -> Column:
-    heading = f"NumPy/{way}"
+    heading = f"{network_sweep.RIVAL}/{way}"
     return heading, len(heading), lambda point: digits(point.ratios[way])
 
 
@@ -203,55 +215,65 @@ SWEPT_COLUMNS: list[Column] = [
     ("line", 6, lambda point: point.line),
     ("network", 23, lambda point: point.name),
     *(microseconds_of(f"{way} us", way) for way in network_sweep.TRAINING),
-    microseconds_of("NumPy us", "NumPy training"),
+    microseconds_of(f"{network_sweep.RIVAL} us", f"{network_sweep.RIVAL} training"),
     *map(ratio_of, network_sweep.TRAINING),
     *(microseconds_of(f"{way} us", way) for way in network_sweep.INFERENCE),
-    microseconds_of("NumPy us", "NumPy inference"),
+    microseconds_of(f"{network_sweep.RIVAL} us", f"{network_sweep.RIVAL} inference"),
     *map(ratio_of, network_sweep.INFERENCE),
 ]
 
 SPREAD_COLUMNS: list[Column] = [
-    ("NumPy/fastnet", 13, lambda found: found.way),
+    (f"{network_sweep.RIVAL}/fastnet", 13, lambda found: found.way),
     ("networks", 8, lambda found: str(len(found.points))),
     quantile("min", 0), quantile("5 %", 0.05), quantile("median", 0.5), quantile("max", 1),
-    ("below 1", 7, lambda found: str(len(found.slower))),
-    ("cliffs", 6, lambda found: str(found.cliffs)),
+    (f"below {network_sweep.LEAST:g}", 7, lambda found: str(len(found.slower))),
+    *([("cliffs", 6, lambda found: str(found.cliffs))] if THREADS == 1 else []),
 ]
 
 
 def run_network_sweep(options: argparse.Namespace) -> None:
-    """Measure networks of many shapes; name those slower than NumPy, and the cliffs."""
+    """Measure networks of many shapes; name those slower than NumPy, and the cliffs.
+
+    With threads: name those which these make slower than one.
+    """
     rounds = 3 if options.quick else 7
+    rival, slower = (
+        ({"NumPy as": "in place, a row or a column per sample: whichever is faster"},
+         "slower than NumPy") if THREADS == 1 else
+        ({"1 thread as": "the same; its us are those of step and of predict"},
+         f"below {network_sweep.LEAST:g} times the speed of one thread"))
     described = environment(options.dtype)
     report = Report({
         **described,
-        "samples": in_turns(rounds, 0, networks.SAMPLE_SECONDS) + " of this process",
+        "samples": in_turns(rounds, 0, network_sweep.SAMPLE_SECONDS) + (
+            " of this process" if THREADS == 1 else ""),
         "verified": f"against float64: {networks.VERIFIED_STEPS} steps, and scores of 2 batches",
         "figures": "medians per step or prediction; ratios are medians of the rounds' ratios, "
                    "above 1 fastnet is faster",
-        "fastnet as": "Sequential: train_step; fit of many steps; predict and frozen().predict "
-                      "with out=",
-        "NumPy as": "in place, a row or a column per sample: whichever is faster",
-        "listed": f"what is slower than NumPy in each of {1 + sweep.AGAIN} measurements, or by "
-                  f"{sweep.CLIFF - 1:.0%} slower than the next larger network of its line",
+        "fastnet as": f"Sequential(n_threads={THREADS}): train_step; fit of many steps; predict "
+                      "and frozen().predict with out=",
+        **rival,
+        "listed": f"what is {slower} in each of {1 + sweep.AGAIN} measurements" + (
+            f", or by {sweep.CLIFF - 1:.0%} slower than the next larger network of its line"
+            if THREADS == 1 else ""),
     })
     found = network_sweep.run(network_sweep.choose(options.quick), options.dtype, rounds)
     points = list(report.table(SWEPT_COLUMNS, found))
-    cliffs = list(network_sweep.cliffs(points, options.dtype, rounds))
+    cliffs = list(network_sweep.cliffs(points, options.dtype, rounds)) if THREADS == 1 else []
     spreads = list(report.table(SPREAD_COLUMNS, network_sweep.distributions(points, cliffs)))
-    report.show("Slower than NumPy:")
+    report.show(f"{slower[0].upper()}{slower[1:]}:")
     for spread in spreads:
         for name, ratio in spread.slower:
             report.show(f"- {spread.way} of {name}: {digits(ratio)}")
     report.show("")
-    report.show("Cliffs:")
-    for cliff in cliffs:
-        report.show(f"- {cliff.way} of {cliff.network} takes {cliff.ratio - 1:.0%} longer than of "
-                    f"{cliff.larger}")
-    report.show("")
+    if THREADS == 1:
+        report.show("Cliffs:")
+        for cliff in cliffs:
+            report.show(f"- {cliff.way} of {cliff.network} takes {cliff.ratio - 1:.0%} longer than "
+                        f"of {cliff.larger}")
+        report.show("")
     if options.plot:
-        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
-        network_sweep.draw(points, title).savefig(options.plot, dpi=110)
+        network_sweep.draw(points, title(described)).savefig(options.plot, dpi=110)
     report.close([*points, *cliffs], options.markdown, options.json)
 
 
@@ -268,7 +290,7 @@ def network_columns(result: networks.Result) -> list[Column]:
             digits(comparison.ratios[name]) if name in comparison.ratios else "-")
 
     return [
-        ("contender", 18, str),
+        ("contender", 25 if THREADS > 1 else 18, str),
         ("steps per call", 14, lambda name: (
             "1" if name in one.times else str(result.steps_per_call) if name in many.times
             else "-")),
@@ -295,6 +317,40 @@ VERDICT_COLUMNS: list[Column] = [
 ]
 
 
+SPEEDUP_COLUMNS: list[Column] = [
+    ("network", 23, lambda row: row[0].network),
+    ("comparison", 19, lambda row: row[0].form),
+    ("fastnet as", 15, lambda row: row[1].way),
+    ("1 thread us", 26, lambda row: microseconds(row[0].times[contenders.alone(row[1].way)])),
+    (f"{in_words(THREADS)} us", 26, lambda row: microseconds(row[0].times[row[1].way])),
+    ("ratio", 6, lambda row: digits(row[1].ratio)),
+    ("target", 6, lambda row: digits(row[1].target)),
+    ("met", 3, lambda row: yes_or_no(row[1].met)),
+]
+
+
+def shown(report: Report, results: Iterable[networks.Result]) -> Iterator[networks.Result]:
+    """Show what each contender takes, and yield the results."""
+    for result in results:
+        report.show(f"## {result.network}")
+        report.show("")
+        contestants = {name: None for found in result.comparisons[1:] for name in found.times}
+        list(report.table(network_columns(result), contestants))
+        for name, reason in result.skipped.items():
+            report.show(f"- {name} left out: {reason}")
+        if result.skipped:
+            report.show("")
+        yield result
+
+
+def show_judgement(report: Report, verdicts: Iterable[Any]) -> None:
+    """Show how many targets are met, if there are any."""
+    judged = [found for found in verdicts if found.met is not None]
+    if judged:
+        report.show(f"{sum(found.met for found in judged)} of {len(judged)} targets are met")
+        report.show("")
+
+
 def run_networks(options: argparse.Namespace) -> None:
     """Measure whole networks against other libraries, and judge them by the targets."""
     if options.plot:
@@ -310,10 +366,12 @@ def run_networks(options: argparse.Namespace) -> None:
     if not plain and "onnxruntime" in rivals:
         del rivals["onnxruntime"]
         skipped["onnxruntime"] = "does not train"
-    loaded, missing = contenders.load({"fastnet": contenders.Fastnet, **rivals}, options.dtype)
+    if options.busy_neighbour and THREADS == 1:
+        raise ValueError("--busy-neighbour compares threads with one: it needs --threads 2 or more")
+    neighbour = BusyNeighbour() if options.busy_neighbour else None
+    loaded, missing = contenders.load({**contenders.fastnets(), **rivals}, options.dtype)
     skipped |= missing
-    rounds, seconds = (5, 0.5) if options.quick else (7, 6)
-    rounds = options.rounds or rounds
+    timing = networks.choose_timing(options.quick, options.busy_neighbour, options.rounds)
     described = environment(options.dtype)
     verified = f"against float64: {networks.VERIFIED_STEPS} steps"
     report = Report({
@@ -321,37 +379,35 @@ def run_networks(options: argparse.Namespace) -> None:
         **({} if plain else {"variant": f"{variant.name}: {variant.described()}"}),
         **{f"{name} as": contender.described() for name, contender in loaded.items()},
         **{name: f"left out: {reason}" for name, reason in skipped.items()},
-        "samples": in_turns(rounds, seconds, networks.SAMPLE_SECONDS) + (
+        **({"busy neighbour": f"a process that spins, pinned to core {neighbour.core}"}
+           if neighbour else {}),
+        "samples": in_turns(timing.rounds, timing.seconds, timing.sample_seconds) + (
             "; half the time for inference" if plain else ""),
         "verified": verified + (
             ", and scores of 2 batches" if plain else
             " without dropout; with it losses are others" if variant.dropout else ""),
         "figures": RATIOS,
     })
-    results = []
-    for result in networks.run(chosen, loaded, options.dtype, rounds, seconds, variant):
-        results.append(result)
-        report.show(f"## {result.network}")
-        report.show("")
-        contestants = {name: None for found in result.comparisons[1:] for name in found.times}
-        list(report.table(network_columns(result), contestants))
-        for name, reason in result.skipped.items():
-            report.show(f"- {name} left out: {reason}")
-        if result.skipped:
-            report.show("")
+    with neighbour or nullcontext():
+        results = list(shown(
+            report, networks.run(chosen, loaded, options.dtype, timing, variant)))
     verdicts = [found for result in results for found in result.comparisons]
     report.show("## The fastest other library")
     report.show("")
     list(report.table(VERDICT_COLUMNS, verdicts))
-    judged = [found for found in verdicts if found.met is not None]
-    if judged:
-        met = sum(found.met is True for found in judged)
-        report.show(f"{met} of {len(judged)} targets are met")
+    show_judgement(report, verdicts)
+    if THREADS > 1:
+        gains = [(found, speedup) for found in verdicts for speedup in found.speedups]
+        report.show(f"## {in_words(THREADS)} against one")
         report.show("")
+        list(report.table(SPEEDUP_COLUMNS, gains))
+        show_judgement(report, [speedup for _, speedup in gains])
+    if neighbour:
+        report.note("busy neighbour", neighbour.described())
     if options.plot:
-        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
-        title += "" if plain else f"; {variant.described()}"
-        networks.draw(results, title).savefig(options.plot, dpi=110)
+        heading = title(described) + ("" if plain else f"; {variant.described()}")
+        heading += "; another process keeps a core busy" if neighbour else ""
+        networks.draw(results, heading).savefig(options.plot, dpi=110)
     report.close(results, options.markdown, options.json)
 
 
@@ -439,8 +495,7 @@ def run_estimators(options: argparse.Namespace) -> None:
     report.show(f"{sum(result.met is True for result in judged)} of {len(judged)} targets are met")
     report.show("")
     if options.plot:
-        title = f"{options.dtype}, one thread, {described['processor'].split(',')[0]}"
-        estimators.draw(results, title).savefig(options.plot, dpi=110)
+        estimators.draw(results, title(described)).savefig(options.plot, dpi=110)
     report.close(results, options.markdown, options.json)
 
 
@@ -478,11 +533,13 @@ def main() -> int:
     command.set_defaults(run=run_kernels)
 
     command = commands.add_parser(
-        "sweep", help="the products, or whole networks, against NumPy over many shapes",
+        "sweep", parents=[threads_option],
+        help="the products, or whole networks, against NumPy over many shapes",
         description="The three products of a dense layer against NumPy over many shapes: where "
                     "NumPy is faster, and where a larger shape is.")
     command.add_argument("--networks", action="store_true",
-                         help="training and inference of whole networks instead")
+                         help="training and inference of whole networks instead; with --threads "
+                              "these against one thread")
     command.add_argument("--quick", action="store_true", help="few and small shapes")
     command.add_argument("--plot", metavar="FILE", type=new_file,
                          help="draw the figures over work as PNG; needs matplotlib")
@@ -490,10 +547,11 @@ def main() -> int:
     command.set_defaults(run=run_sweep)
 
     command = commands.add_parser(
-        "networks", help="whole networks against other libraries",
+        "networks", parents=[threads_option], help="whole networks against other libraries",
         description="Training and inference of whole networks against NumPy, PyTorch, JAX, "
-                    "scikit-learn and onnxruntime, one thread each, judged by targets. What is "
-                    "not installed is left out; the [bench] extra installs all but PyTorch.")
+                    "scikit-learn and onnxruntime, one thread each or as many as --threads says, "
+                    "judged by targets. What is not installed is left out; the [bench] extra "
+                    "installs all but PyTorch.")
     command.add_argument("--quick", action="store_true",
                          help="few rounds, without the largest networks and torch.compile")
     command.add_argument("--nets", metavar="NET", nargs="+", help="only these, for example 2-3-2@1")
@@ -504,6 +562,9 @@ def main() -> int:
                          help="other hidden layers or another optimizer, in training only: "
                          + "; ".join(f"{variant.name} ({variant.described()})"
                                      for variant in contenders.VARIANTS.values()))
+    command.add_argument("--busy-neighbour", action="store_true",
+                         help="another process keeps one core busy meanwhile; judges what threads "
+                              "lose by it")
     command.add_argument("--rounds", type=int, help="at least so many")
     command.add_argument("--plot", metavar="FILE", type=new_file,
                          help="draw all ratios as PNG; needs matplotlib")

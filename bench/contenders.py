@@ -2,9 +2,9 @@
 
 A step is the forward pass, the mean softmax cross-entropy of labels, the backward pass and SGD with
 momentum: `v = momentum * v + g`, `w = w - lr * v`. Hidden layers end in ReLU. A `Variant` says what
-is otherwise in training. All have one thread, start from the same weights and get the same batches,
-each in a form of its own that is prepared beforehand. For inference all get the same NumPy array
-and hand a NumPy array of raw scores back.
+is otherwise in training. All have as many threads, start from the same weights and get the same
+batches, each in a form of its own that is prepared beforehand. For inference all get the same NumPy
+array and hand a NumPy array of raw scores back.
 
 What is said about speed was measured on an AMD EPYC (Zen 4).
 """
@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import fastnet
-from bench.measure import Run
+from bench import THREADS
+from bench.measure import Run, in_words
 
 # A small lr keeps networks as they are through tens of thousands of timed steps. At 0.01 most units
 # of 17-256-256-6@1 ceased to fire, and their velocities became subnormal numbers: steps took nearly
@@ -32,11 +33,12 @@ NORM_EPS = 1e-5
 
 # XLA reads these when JAX is first imported. The flags are the documented ones; its pool of
 # threads, which products of matrices use all the same, is as large as NPROC says.
-XLA_ONE_THREAD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "NPROC": "1",
+XLA_THREADS = {
+    "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if THREADS > 1 else 'false'} "
+                 f"intra_op_parallelism_threads={THREADS}",
+    "NPROC": str(THREADS),
 }
-os.environ.update(XLA_ONE_THREAD)
+os.environ.update(XLA_THREADS)
 
 
 class Skipped(Exception):
@@ -180,6 +182,8 @@ def adam_rate(step: Any) -> tuple[Any, Any]:
 class Fastnet(Contender):
     """A network with a call per step, with a call per epoch, and frozen; layers driven by hand."""
 
+    n_threads = THREADS
+
     ACTIVATIONS: dict[str, Callable[[], Any]] = {
         "relu": fastnet.ReLU, "tanh": fastnet.Tanh, "gelu": fastnet.GELU}
     OPTIMIZERS: dict[str, Callable[[], Any]] = {
@@ -187,8 +191,9 @@ class Fastnet(Contender):
         "adam": lambda: fastnet.Adam(lr=ADAM_LR, betas=(BETA1, BETA2), eps=ADAM_EPS)}
 
     def described(self) -> str:
-        return ("Sequential: train_step; fit without shuffling; frozen().predict with out=; "
-                "predict. Layers driven by hand as in the README, with out=")
+        return (f"Sequential(n_threads={self.n_threads}): train_step; fit without shuffling; "
+                "frozen().predict with out=; predict. Layers driven by hand as in the README, with "
+                "out=")
 
     def layers(self, task: Task) -> list[Any]:
         """Return new layers with the task's weights."""
@@ -208,7 +213,7 @@ class Fastnet(Contender):
         return layers
 
     def network(self, task: Task) -> fastnet.Sequential:
-        network = fastnet.Sequential(self.layers(task))
+        network = fastnet.Sequential(self.layers(task), n_threads=self.n_threads)
         network.compile(optimizer=self.OPTIMIZERS[task.variant.optimizer](),
                         loss=fastnet.SoftmaxCrossEntropy())
         return network
@@ -277,6 +282,30 @@ class Fastnet(Contender):
         return {"fastnet frozen": partial(network.frozen().predict, x, scores),
                 "fastnet predict": partial(network.predict, x),
                 "fastnet layers": by_hand}
+
+
+def alone(way: str) -> str:
+    """Return the name of one of fastnet's ways on one thread, where it stands beside threads."""
+    return f"{way}, 1 thread"
+
+
+class OneThread(Fastnet):
+    """The same networks on one thread, to see what more of them gain."""
+
+    n_threads = 1
+
+    def described(self) -> str:
+        return f"Sequential(n_threads={self.n_threads}), else the same"
+
+    def training(self, task: Task) -> dict[str, Trainer]:
+        return self.of_networks(super().training(task))
+
+    def inference(self, task: Task, x: np.ndarray) -> dict[str, Run]:
+        return self.of_networks(super().inference(task, x))
+
+    @staticmethod
+    def of_networks(ways: dict[str, Any]) -> dict[str, Any]:
+        return {alone(way): run for way, run in ways.items() if way != "fastnet layers"}
 
 
 # ---- NumPy -------------------------------------------------------------------------------------
@@ -788,7 +817,7 @@ class PyTorch(Contender):
 
     def __init__(self, dtype: str) -> None:
         self.torch: Any = import_module("torch")
-        self.torch.set_num_threads(1)
+        self.torch.set_num_threads(THREADS)
         nn, optim = self.torch.nn, self.torch.optim
         self.activations = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
         self.optimizers = {
@@ -958,7 +987,7 @@ class JAX(Contender):
                                 0.5 + 0.5 * self.jax.lax.erf(x * math.sqrt(0.5)))}
 
     def described(self) -> str:
-        flags = ", ".join(f"{name}={value}" for name, value in XLA_ONE_THREAD.items())
+        flags = ", ".join(f"{name}={value}" for name, value in XLA_THREADS.items())
         return (f"{self.jax.__version__}: jit and lax.scan(unroll=2), donated weights, no "
                 f"asynchronous dispatch, {flags}")
 
@@ -1139,7 +1168,8 @@ class OnnxRuntime(Contender):
         self.runtime: Any = import_module("onnxruntime")
 
     def described(self) -> str:
-        return f"{self.runtime.__version__}: one thread, sequential, input and output bound"
+        return (f"{self.runtime.__version__}: {in_words(THREADS)}, sequential, input and output "
+                "bound")
 
     def model(self, task: Task, n: int) -> bytes:
         """Return the network as ONNX: Gemm and Relu in turns."""
@@ -1165,7 +1195,7 @@ class OnnxRuntime(Contender):
 
     def inference(self, task: Task, x: np.ndarray) -> dict[str, Run]:
         options = self.runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
         options.execution_mode = self.runtime.ExecutionMode.ORT_SEQUENTIAL
         session = self.runtime.InferenceSession(
             self.model(task, len(x)), options, providers=["CPUExecutionProvider"])
@@ -1185,6 +1215,11 @@ class OnnxRuntime(Contender):
 PEERS: dict[str, type[Contender]] = {
     "NumPy": NumPy, "PyTorch": PyTorch, "torch.compile": TorchCompile, "JAX": JAX,
     "scikit-learn": ScikitLearn, "onnxruntime": OnnxRuntime}
+
+
+def fastnets() -> dict[str, type[Contender]]:
+    """Return fastnet, and beside threads fastnet on one."""
+    return {"fastnet": Fastnet, **({"fastnet on one thread": OneThread} if THREADS > 1 else {})}
 
 
 def load(

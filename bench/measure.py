@@ -1,5 +1,6 @@
 """Timing in turns, statistics of the samples, and a description of where they were taken."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 
 import fastnet
-from bench import ONE_THREAD
+from bench import THREAD_VARIABLES, THREADS
 from fastnet import _ops
 
 Run = Callable[[], Any]
 
 SAMPLE_SECONDS = 2e-3     # far above what reading the clock costs
+LONGEST_REST = 3.0        # seconds
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,34 @@ def median_ratio(rival: list[float], own: list[float]) -> float:
     return float(np.median([r / o for r, o in zip(rival, own, strict=False)]))
 
 
+def running() -> int:
+    """Return how many threads of this process run, or would if there were a core, as this one."""
+    stats = []
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/stat", "rb") as file:
+            stats.append(file.read())       # OSError: it has ended meanwhile
+    return sum(stat.rpartition(b") ")[2].startswith(b"R") for stat in stats)
+
+
+def rest() -> None:
+    """Wait until no other thread of this process runs any more, but no longer than LONGEST_REST.
+
+    Threads look for more work when theirs is done, on a core that the next contender needs: those
+    of OpenBLAS and OpenMP for milliseconds, those of onnxruntime on some machines for a second.
+    """
+    end = time.perf_counter() + LONGEST_REST
+    while running() > 1 and time.perf_counter() < end:
+        time.sleep(1e-3)
+
+
 def time_in_turns(
     contenders: Mapping[str, Run], rounds: int, seconds: float, fewer: Mapping[str, int],
     sample_seconds: float = SAMPLE_SECONDS,
 ) -> dict[str, list[float]]:
     """Return seconds per call, one sample of each contender per round, in the order A B C A B C.
+
+    Where contenders have several threads, each finds the cores idle, and wakes its threads by some
+    calls that do not count.
 
     Parameters
     ----------
@@ -93,6 +118,9 @@ def time_in_turns(
     while turn < rounds or time.perf_counter() < end:
         for name, timer in timers.items():
             if turn < fewer.get(name, turn + 1):
+                if THREADS > 1:
+                    rest()
+                    timer.timeit(calls[name] // 4)
                 samples[name].append(timer.timeit(calls[name]) / calls[name])
         turn += 1
     return samples
@@ -113,11 +141,16 @@ def blas() -> str:
     return ", ".join(part for part in parts if part)
 
 
+def in_words(threads: int) -> str:
+    return "one thread" if threads == 1 else f"{threads} threads"
+
+
 def environment(dtype: str) -> dict[str, str]:
     """Return what a reader needs to judge the figures or to take them again."""
     return {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "processor": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before",
+        "contenders": f"{in_words(THREADS)} each, on {len(os.sched_getaffinity(0))} cores",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "NumPy": f"{np.__version__}, BLAS: {blas()}",
         "fastnet": f"{fastnet.__version__}, {_ops.isa}, compiled by {_ops.compiler()}",
@@ -128,4 +161,5 @@ def environment(dtype: str) -> dict[str, str]:
 def threads() -> str:
     """Return how many threads there are by now, in words."""
     found = len(os.listdir("/proc/self/task"))
-    return f"{found} in this process ({', '.join(f'{v}={os.environ[v]}' for v in ONE_THREAD)})"
+    variables = ", ".join(f"{variable}={os.environ[variable]}" for variable in THREAD_VARIABLES)
+    return f"{found} in this process ({variables})"

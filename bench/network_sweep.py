@@ -2,6 +2,8 @@
 
 Random networks tell how it is in general, lines of networks that differ in one size what happens
 as that grows. At a cliff a network takes longer than the next larger one of its line.
+
+With threads the rival is not NumPy but one thread: where do threads cost more than they gain?
 """
 
 import time
@@ -13,11 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from bench import networks
-from bench.contenders import Fastnet, Flat, NumPy, Scores, Task, Trainer, in_place, samples_last
+from bench import THREADS, networks
+from bench.contenders import (
+    Fastnet,
+    Flat,
+    NumPy,
+    OneThread,
+    Scores,
+    Task,
+    Trainer,
+    alone,
+    in_place,
+    samples_last,
+)
 from bench.kernels import WrongResult
 from bench.measure import Loop, Run, Summary, median_ratio, summarise, time_in_turns
-from bench.networks import SAMPLE_SECONDS, Samples
+from bench.networks import NO_LOSS, Samples
 from bench.sweep import AGAIN, CLIFF, EDGES
 
 RANDOM = "random"
@@ -29,6 +42,10 @@ QUICK_SECONDS, QUICK_SHARE = 1e-4, 12
 
 TRAINING, INFERENCE = ("step", "fit"), ("predict", "frozen")
 WAYS = TRAINING + INFERENCE
+
+# Who is meant to take this many times as long, at least.
+RIVAL, LEAST = ("NumPy", 1.0) if THREADS == 1 else ("1 thread", NO_LOSS)
+SAMPLE_SECONDS = networks.choose_timing(False, False, None).sample_seconds
 
 
 class Network(networks.Network):
@@ -112,22 +129,35 @@ def single_layer(task: Task) -> Trainer:
 
 
 def trainers(task: Task) -> dict[str, Trainer]:
-    """Return fastnet's ways to train, and NumPy's: a row per sample, and a column per sample."""
-    own = Fastnet(task.dtype.name).training(task)
-    rivals = ({"NumPy rows": in_place(task), "NumPy columns": samples_last(task)}
-              if len(task.widths) > 2 else {"NumPy": single_layer(task)})
+    """Return fastnet's ways to train, and the rival's: NumPy has a row or a column per sample."""
+    dtype = task.dtype.name
+    own = Fastnet(dtype).training(task)
+    if THREADS > 1:
+        single = OneThread(dtype).training(task)
+        rivals = {alone(way): single[alone(f"fastnet {way}")] for way in TRAINING}
+    elif len(task.widths) > 2:
+        rivals = {"NumPy rows": in_place(task), "NumPy columns": samples_last(task)}
+    else:
+        rivals = {"NumPy": single_layer(task)}
     return {**{way: own[f"fastnet {way}"] for way in TRAINING}, **rivals}
 
 
 def predictors(task: Task, x: np.ndarray) -> dict[str, Run]:
-    """Return fastnet's ways to infer raw scores, and NumPy's."""
-    network = Fastnet(task.dtype.name).network(task)
-    shape = len(x), task.n_classes
-    rivals = NumPy(task.dtype.name).inference(task, x)
-    return {"predict": partial(network.predict, x, np.empty(shape, task.dtype)),
-            "frozen": partial(network.frozen().predict, x, np.empty(shape, task.dtype)),
-            "NumPy rows": rivals["NumPy in place"],
-            "NumPy columns": rivals["NumPy samples last"]}
+    """Return fastnet's ways to infer raw scores, and the rival's."""
+    dtype = task.dtype.name
+
+    def ways(contender: Fastnet) -> dict[str, Run]:
+        network, shape = contender.network(task), (len(x), task.n_classes)
+        return {"predict": partial(network.predict, x, np.empty(shape, task.dtype)),
+                "frozen": partial(network.frozen().predict, x, np.empty(shape, task.dtype))}
+
+    if THREADS > 1:
+        rivals = {alone(way): run for way, run in ways(OneThread(dtype)).items()}
+    else:
+        found = NumPy(dtype).inference(task, x)
+        rivals = {"NumPy rows": found["NumPy in place"],
+                  "NumPy columns": found["NumPy samples last"]}
+    return {**ways(Fastnet(dtype)), **rivals}
 
 
 def verified_trainers(network: Network, task: Task) -> dict[str, Trainer]:
@@ -151,12 +181,16 @@ class OwnTime(Loop):
         return time.process_time() - start
 
 
-def again_and_again(run: Run) -> OwnTime:
+# Seconds of this process are those of all its threads together.
+timed: type[Loop] = OwnTime if THREADS == 1 else Loop
+
+
+def again_and_again(run: Run) -> Loop:
     def repeated(calls: int) -> None:
         for _ in repeat(None, calls):
             run()
 
-    return OwnTime(repeated)
+    return timed(repeated)
 
 
 class Verified:
@@ -179,7 +213,7 @@ class Verified:
         for who, run in runs.items():
             networks.verify_inference(f"{network}: {who}", run, task, x)
         steps = network.steps_per_call
-        self.training = {who: OwnTime(networks.repeated(trainer, task, steps).repeat)
+        self.training = {who: timed(networks.repeated(trainer, task, steps).repeat)
                          for who, trainer in self.trainers.items()}
         self.inference = {who: again_and_again(run) for who, run in runs.items()}
 
@@ -197,7 +231,7 @@ class Verified:
 
     def steps(self, way: str) -> int:
         """Return how many steps a call of it makes."""
-        return self.network.steps_per_call if way == "fit" else 1
+        return self.network.steps_per_call if way in ("fit", alone("fit")) else 1
 
 
 def in_turns(contenders: Mapping[str, Run], rounds: int) -> Samples:
@@ -208,7 +242,7 @@ def in_turns(contenders: Mapping[str, Run], rounds: int) -> Samples:
 
 @dataclass
 class Point:
-    """Figures of one network: seconds per step or prediction, and NumPy's time over fastnet's.
+    """Figures of one network: seconds per step or prediction, and the rival's time over fastnet's.
 
     NumPy stands for the faster of its forms.
     """
@@ -220,26 +254,32 @@ class Point:
     ratios: dict[str, float]
 
 
+def rival(way: str, times: Mapping[str, Summary]) -> str:
+    """Return NumPy's faster form, or with threads the same way on one."""
+    if THREADS > 1:
+        return alone(way)
+    return min(times.keys() - set(WAYS), key=lambda name: times[name].median)
+
+
 def measure(
     take: Callable[[], Samples], ways: Sequence[str]
 ) -> tuple[dict[str, Summary], dict[str, float]]:
-    """Return the times of fastnet's ways and of the faster NumPy, and ratios of these.
+    """Return the times of fastnet's ways and of the first one's rival, and ratios of these.
 
-    All are measured again if one way looks slower than NumPy, which is so in the end if it was so
-    each time.
+    All are measured again if one way looks slower than it may be, which is so in the end if it was
+    so each time.
     """
     times: dict[str, Summary] = {}
     ratios: dict[str, float] = {}
     for _ in range(1 + AGAIN):
         samples = take()
-        rivals = {name: summarise(values) for name, values in samples.items() if name not in ways}
-        fastest = min(rivals, key=lambda name: rivals[name].median)
+        found = {name: summarise(values) for name, values in samples.items()}
         for way in ways:
-            if ratios.get(way, 0) < 1:
-                ratios[way] = median_ratio(samples[fastest], samples[way])
-                times[way] = summarise(samples[way])
-        times["NumPy"] = rivals[fastest]
-        if min(ratios.values()) >= 1:
+            if ratios.get(way, 0) < LEAST:
+                ratios[way] = median_ratio(samples[rival(way, found)], samples[way])
+                times[way] = found[way]
+        times[RIVAL] = found[rival(ways[0], found)]
+        if min(ratios.values()) >= LEAST:
             break
     return times, ratios
 
@@ -252,10 +292,10 @@ def run(
         for network in found:
             verified = Verified(network, dtype)
             times, ratios = measure(partial(verified.training_samples, rounds), TRAINING)
-            times["NumPy training"] = times.pop("NumPy")
+            times[f"{RIVAL} training"] = times.pop(RIVAL)
             more_times, more_ratios = measure(
                 partial(verified.inference_samples, rounds), INFERENCE)
-            more_times["NumPy inference"] = more_times.pop("NumPy")
+            more_times[f"{RIVAL} inference"] = more_times.pop(RIVAL)
             yield Point(line, network, str(network), times | more_times, ratios | more_ratios)
 
 
@@ -298,7 +338,7 @@ def beside(pair: Sequence[Verified], way: str, rounds: int) -> float:
 
 @dataclass
 class Distribution:
-    """How many times fastnet's NumPy's time is, over all networks, for one of fastnet's ways."""
+    """How many times fastnet's the rival's time is, over all networks, for one of its ways."""
 
     way: str
     points: Sequence[Point]
@@ -309,9 +349,9 @@ class Distribution:
 
     @property
     def slower(self) -> list[tuple[str, float]]:
-        """Return networks and ratios where NumPy is faster, the worst first."""
+        """Return networks and ratios that are less than is meant to be, the worst first."""
         return sorted(((point.name, point.ratios[self.way]) for point in self.points
-                       if point.ratios[self.way] < 1), key=lambda found: found[1])
+                       if point.ratios[self.way] < LEAST), key=lambda found: found[1])
 
 
 def distributions(points: Sequence[Point], found: Sequence[Cliff]) -> list[Distribution]:
@@ -343,14 +383,14 @@ def draw(points: Sequence[Point], title: str) -> Any:
                         marker, color=COLOURS[way], markersize=5, alpha=0.7, label=way)
         axes.axhline(1, color="black", linewidth=1)
         axes.set(title=kind, xlabel="work of a training step (floating-point operations)",
-                 ylabel="NumPy's time / fastnet's time")
+                 ylabel=f"time of {RIVAL} / fastnet's time")
         axes.set_yticks(TICKS, map(str, TICKS))
     grown = [line for line in SIZES if any(point.line == line for point in points)]
     panels = halves[1].subplots(1, len(grown), squeeze=False)[0]
     for axes, line in zip(panels, grown, strict=True):
         own = [point for point in points if point.line == line]
         for kind, ways in KINDS.items():
-            for name, style in ((ways[0], ".-"), (f"NumPy {kind}", ".--")):
+            for name, style in ((ways[0], ".-"), (f"{RIVAL} {kind}", ".--")):
                 axes.plot([SIZES[line](point.network) for point in own],
                           [1e6 * point.times[name].median for point in own],
                           style, color=COLOURS[ways[0]], label=name)

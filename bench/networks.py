@@ -1,4 +1,4 @@
-"""Whole networks against other libraries: who trains and runs them fastest, on one thread.
+"""Whole networks against other libraries: who trains and runs them fastest, on equal threads.
 
 Every contender is verified against float64 first: the losses of some steps and the weights after
 these, and the scores of two inputs. Then all of them take turns. There are three comparisons:
@@ -8,7 +8,8 @@ these, and the scores of two inputs. Then all of them take turns. There are thre
   get so many steps per call too, or are called in a loop;
 * inference: raw scores of a batch, a NumPy array in and another out.
 
-A `Variant` of the networks or of the optimizer is compared in training only.
+A `Variant` of the networks or of the optimizer is compared in training only. With more threads
+than one fastnet is also compared with itself on one.
 """
 
 import tomllib
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench import THREADS
 from bench.contenders import (
     PLAIN,
     Contender,
@@ -27,6 +29,7 @@ from bench.contenders import (
     Task,
     Trainer,
     Variant,
+    alone,
     layered,
     pairs,
     textbook_forward,
@@ -40,6 +43,8 @@ from bench.measure import Loop, Run, Summary, median_ratio, summarise, time_in_t
 Samples = dict[str, list[float]]
 
 SAMPLE_SECONDS = 3e-3
+THREADED_SAMPLE_SECONDS = 20e-3             # rests make rounds few
+BUSY_SAMPLE_SECONDS = 100e-3                # many of the scheduler's slices, of 3 or 4 ms
 VERIFIED_STEPS = 5
 CALL_SECONDS, MOST_STEPS = 0.02, 1000       # work per call of contenders with many steps
 QUICK_FLOP = 1e9                            # per step
@@ -205,8 +210,11 @@ ONE, MANY, INFERENCE = "one step per call", "many steps per call", "inference"
 # Which of fastnet's ways stands for it in a comparison.
 WAYS = {ONE: "fastnet step", MANY: "fastnet fit", INFERENCE: "fastnet frozen"}
 
-# What is aimed at in float32: time of the fastest other library over fastnet's, in training and in
-# inference.
+# Which of them are also compared with themselves on one thread.
+THREADED = {ONE: [WAYS[ONE]], MANY: [WAYS[MANY]], INFERENCE: [WAYS[INFERENCE], "fastnet predict"]}
+
+# What is aimed at in float32 on one thread: time of the fastest other library over fastnet's, in
+# training and in inference.
 TARGETS = {
     "2-3-2@1": (4, 25),
     "10-50-3@1": (5, 20),
@@ -222,6 +230,68 @@ TARGETS = {
     "100-512-256-2@1024": (1.2, 1.15),
     "2048-2048-2048-10@256": (1.05, 1.08),
 }
+# The same with threads, in both; others: ELSEWHERE.
+LARGEST = {"2048-2048-2048-10@256": 1.0, "512-512-512-512-10@1024": 1.0}
+ELSEWHERE = 1.1
+
+# What threads are to gain: time on one thread over time with them; nowhere less than NO_LOSS, or
+# than NO_LOSS_BUSY where another process keeps a core busy.
+GAINS = {
+    "784-1000-10@10000": 1.75,
+    "512-512-512-512-10@1024": 1.75,
+    "2048-2048-2048-10@256": 1.75,
+    "784-1000-10@128": 1.55,
+    "100-512-256-2@1024": 1.55,
+}
+NO_LOSS, NO_LOSS_BUSY = 0.97, 1 / 1.15
+
+
+class Timing(NamedTuple):
+    """How long to measure, and whether another process keeps a core busy meanwhile.
+
+    The rounds and the seconds, whatever takes longer, count for training; for inference half the
+    seconds.
+    """
+
+    rounds: int
+    seconds: float
+    sample_seconds: float = SAMPLE_SECONDS
+    busy: bool = False
+
+
+def choose_timing(quick: bool, busy: bool, rounds: int | None) -> Timing:
+    """Return what is usual, but so many rounds, if that is said."""
+    usual, seconds = (5, 0.5) if quick else (7, 6) if THREADS == 1 else (7, 12)
+    sample_seconds = (BUSY_SAMPLE_SECONDS if busy else THREADED_SAMPLE_SECONDS if THREADS > 1
+                      else SAMPLE_SECONDS)
+    return Timing(rounds or usual, seconds, sample_seconds / (5 if quick and THREADS > 1 else 1),
+                  busy)
+
+
+def target(network: str, form: str, dtype: str, variant: Variant, busy: bool) -> float | None:
+    """Return how many times fastnet's time the fastest other library is to take, if it is said."""
+    if (dtype, variant) != ("float32", PLAIN) or network not in TARGETS or busy:
+        return None
+    if THREADS > 1:
+        return LARGEST.get(network, ELSEWHERE)
+    return TARGETS[network][form == INFERENCE]
+
+
+def gain(network: str, variant: Variant, busy: bool) -> float:
+    """Return how many times the time with threads one thread is to take, at least."""
+    if busy:
+        return NO_LOSS_BUSY
+    return GAINS.get(network, NO_LOSS) if variant == PLAIN else NO_LOSS
+
+
+@dataclass
+class Speedup:
+    """How many times a way's time one thread takes, and whether that reaches the target."""
+
+    way: str
+    ratio: float
+    target: float
+    met: bool
 
 
 @dataclass
@@ -230,6 +300,7 @@ class Comparison:
 
     `fastnet` names the way that stands for it, `fastest` the fastest other library, if there is
     one, `ratio` its ratio, and `met` tells whether that reaches the target, if there are both.
+    `speedups` tell of threads against one.
     """
 
     network: str
@@ -242,10 +313,16 @@ class Comparison:
     ratio: float | None
     target: float | None
     met: bool | None
+    speedups: list[Speedup]
+
+    def all_ratios(self) -> dict[str, float]:
+        """Return those of others, and of fastnet on one thread."""
+        return self.ratios | {alone(found.way): found.ratio for found in self.speedups}
 
 
 def compare(
-    network: str, form: str, dtype: str, samples: Samples, variant: Variant = PLAIN
+    network: str, form: str, dtype: str, samples: Samples, variant: Variant = PLAIN,
+    busy: bool = False,
 ) -> Comparison:
     """Return the comparison of samples in seconds per step."""
     fastnet = WAYS[form]
@@ -254,10 +331,14 @@ def compare(
               for name, values in samples.items() if not name.startswith("fastnet")}
     fastest = min(ratios, key=lambda name: times[name].median, default=None)
     ratio = ratios[fastest] if fastest else None
-    targets = TARGETS.get(network) if (dtype, variant) == ("float32", PLAIN) else None
-    target = targets[form == INFERENCE] if targets else None
-    met = None if ratio is None or target is None else ratio >= target
-    return Comparison(network, form, dtype, times, fastnet, ratios, fastest, ratio, target, met)
+    aim = target(network, form, dtype, variant, busy)
+    met = None if ratio is None or aim is None else ratio >= aim
+    least = gain(network, variant, busy)
+    gained = {way: median_ratio(samples[alone(way)], samples[way])
+              for way in THREADED[form] if alone(way) in samples}
+    speedups = [Speedup(way, found, least, found >= least) for way, found in gained.items()]
+    return Comparison(
+        network, form, dtype, times, fastnet, ratios, fastest, ratio, aim, met, speedups)
 
 
 @dataclass
@@ -287,12 +368,12 @@ def repeated(trainer: Trainer, task: Task, steps: int) -> Loop:
 
 
 def time_training(
-    trainers: Mapping[str, Trainer], task: Task, network: Network, rounds: int, seconds: float
+    trainers: Mapping[str, Trainer], task: Task, network: Network, timing: Timing
 ) -> Samples:
     """Return seconds per step of verified contenders; WrongResult if weights end as no numbers."""
     steps = network.steps_per_call
     loops = {name: repeated(trainer, task, steps) for name, trainer in trainers.items()}
-    samples = time_in_turns(loops, rounds, seconds, {}, SAMPLE_SECONDS)
+    samples = time_in_turns(loops, timing.rounds, timing.seconds, {}, timing.sample_seconds)
     for name, trainer in trainers.items():
         if not all(np.isfinite(array).all() for array in trainer.weights()):
             raise WrongResult(f"{network}: {name} is wrong: weights are not finite in the end")
@@ -334,45 +415,40 @@ def verified_trainers(
 
 
 def compare_training(
-    contenders: Mapping[str, Contender], task: Task, network: Network, rounds: int,
-    seconds: float, skipped: dict[str, str],
+    contenders: Mapping[str, Contender], task: Task, network: Network, timing: Timing,
+    skipped: dict[str, str],
 ) -> list[Comparison]:
     """Return two comparisons: of one step per call and of many."""
     name, dtype = str(network), task.dtype.name
     trainers = verified_trainers(contenders, task, name, skipped)
-    samples = time_training(trainers, task, network, rounds, seconds)
+    samples = time_training(trainers, task, network, timing)
     single = {who: samples[who] for who, trainer in trainers.items() if not trainer.many}
-    return [compare(name, ONE, dtype, single, task.variant),
-            compare(name, MANY, dtype, samples, task.variant)]
+    return [compare(name, ONE, dtype, single, task.variant, timing.busy),
+            compare(name, MANY, dtype, samples, task.variant, timing.busy)]
 
 
 def compare_inference(
-    contenders: Mapping[str, Contender], task: Task, network: Network, rounds: int,
-    seconds: float, skipped: dict[str, str],
+    contenders: Mapping[str, Contender], task: Task, network: Network, timing: Timing,
+    skipped: dict[str, str],
 ) -> Comparison:
     name, x = str(network), task.x[0].copy()
     runs = asked(contenders, lambda contender: contender.inference(task, x), skipped)
     for who, run in runs.items():
         verify_inference(f"{name}: {who}", run, task, x)
-    samples = time_in_turns(runs, rounds, seconds, {}, SAMPLE_SECONDS)
-    return compare(name, INFERENCE, task.dtype.name, samples)
+    samples = time_in_turns(runs, timing.rounds, timing.seconds / 2, {}, timing.sample_seconds)
+    return compare(name, INFERENCE, task.dtype.name, samples, busy=timing.busy)
 
 
 def run(
-    networks: Iterable[Network], contenders: Mapping[str, Contender], dtype: str,
-    rounds: int, seconds: float, variant: Variant = PLAIN,
+    networks: Iterable[Network], contenders: Mapping[str, Contender], dtype: str, timing: Timing,
+    variant: Variant = PLAIN,
 ) -> Iterator[Result]:
-    """Yield the figures of each network; WrongResult if a contender is wrong.
-
-    Training is measured for so many rounds and so many seconds, whatever takes longer; inference
-    for half the seconds, and of plain networks only.
-    """
+    """Yield figures of each network, of inference only of plain ones; WrongResult as above."""
     for network in networks:
         task, skipped = make_task(network, dtype, variant), dict[str, str]()
-        found = compare_training(contenders, task, network, rounds, seconds, skipped)
+        found = compare_training(contenders, task, network, timing, skipped)
         if variant == PLAIN:
-            found.append(
-                compare_inference(contenders, task, network, rounds, seconds / 2, skipped))
+            found.append(compare_inference(contenders, task, network, timing, skipped))
         yield Result(str(network), network.steps_per_call, found, skipped)
 
 
@@ -385,7 +461,7 @@ def draw(results: Sequence[Result], title: str) -> Any:
     figure = Figure(figsize=(2.5 + 0.9 * len(results), 12), layout="constrained")
     figure.suptitle(title)
     names = list(dict.fromkeys(name for result in results for comparison in result.comparisons
-                               for name in comparison.ratios))
+                               for name in comparison.all_ratios()))
     looks = dict(zip(names, cycle((f"C{i}", marker) for marker in "osv" for i in range(10)),
                      strict=False))
     forms = [comparison.form for comparison in results[0].comparisons]
@@ -393,8 +469,9 @@ def draw(results: Sequence[Result], title: str) -> Any:
     for index, (axes, form) in enumerate(zip(panels, forms, strict=True)):
         comparisons = [result.comparisons[index] for result in results]
         for name, (colour, marker) in looks.items():
-            points = [(i, comparison.ratios[name]) for i, comparison in enumerate(comparisons)
-                      if name in comparison.ratios]
+            points = [(i, comparison.all_ratios()[name])
+                      for i, comparison in enumerate(comparisons)
+                      if name in comparison.all_ratios()]
             if points:
                 axes.plot(*zip(*points, strict=True), marker, color=colour, label=name, alpha=0.8)
         targets = [(i, comparison.target) for i, comparison in enumerate(comparisons)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench import THREADS
 from bench.measure import Summary, threads
 
 # What a row shows: heading, width, and the cell of a result.
@@ -45,12 +46,16 @@ class Report:
     """The lines of a run, which starts now: printed as soon as they are there, and kept."""
 
     def __init__(self, described: dict[str, str]) -> None:
-        self.described = dict(described)
+        self.described: dict[str, str] = {}
         self.lines: list[str] = []
         self.started, self.worked = time.perf_counter(), time.process_time()
         for name, value in described.items():
-            self.show(f"- {name}: {value}")
+            self.note(name, value)
         self.show("")
+
+    def note(self, name: str, value: str) -> None:
+        self.described[name] = value
+        self.show(f"- {name}: {value}")
 
     def show(self, line: str) -> None:
         self.lines.append(line)
@@ -67,13 +72,11 @@ class Report:
 
     def close(self, results: list[Any], markdown: Path | None, json_file: Path | None) -> None:
         """Show what is known at the end, and write the files that are asked for."""
-        share = (time.process_time() - self.worked) / (time.perf_counter() - self.started)
-        known = {"share of a core": f"{share:.0%}; the rest went to other processes, which disturb "
-                                    "the figures",
-                 "threads": threads()}
-        for name, value in known.items():
-            self.show(f"- {name}: {value}")
-        self.described.update(known)
+        if THREADS == 1:
+            share = (time.process_time() - self.worked) / (time.perf_counter() - self.started)
+            self.note("share of a core", f"{share:.0%}; the rest went to other processes, which "
+                      "disturb the figures")
+        self.note("threads", threads())
         if markdown:
             markdown.write_text("\n".join([*self.lines, ""]), encoding="utf-8")
         if json_file:

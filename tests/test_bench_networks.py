@@ -500,12 +500,13 @@ networks.repeated(many, task, 3).repeat(2)
 assert [x.shape for x in seen] == [(3, 1, 2)] * 2
 
 networks.time_in_turns = lambda loops, *_: {name: [3.0, 6.0] for name in loops}
-samples = networks.time_training({"single": single, "many": many}, task, network, 1, 0.0)
+timing = networks.Timing(1, 0.0)
+samples = networks.time_training({"single": single, "many": many}, task, network, timing)
 assert samples == {"single": [3.0, 6.0], "many": [0.003, 0.006]}
 
 spoilt = contenders.Trainer(contenders.as_they_are, step, lambda: [np.array([1.0, np.inf])])
 assert "2-3-2@1: spoilt is wrong: weights are not finite" in complaint(
-    networks.time_training, {"single": single, "spoilt": spoilt}, task, network, 1, 0.0)
+    networks.time_training, {"single": single, "spoilt": spoilt}, task, network, timing)
 """)
 
 
@@ -526,7 +527,7 @@ class Both(contenders.NumPy):
 networks.time_in_turns = lambda runs, *_: {name: [1.0] for name in runs}
 loaded = {"fastnet": contenders.Fastnet("float64"), "both": Both("float64")}
 network = networks.Network((3, 4, 3), 2)
-[result] = networks.run([network], loaded, "float64", 1, 0.0)
+[result] = networks.run([network], loaded, "float64", networks.Timing(1, 0.0))
 one, many, inference = result.comparisons
 assert (result.network, result.steps_per_call) == ("3-4-3@2", network.steps_per_call)
 assert set(one.times) == {"fastnet step", "fastnet layers", "single"}
