@@ -966,20 +966,26 @@ def first_line(error: Exception) -> str:
 
 # ---- JAX ---------------------------------------------------------------------------------------
 
+ASYNCHRONOUS = 5e7       # multiplications of a forward pass
+
+
 class JAX(Contender):
     """A jitted step, and many steps in a jitted `lax.scan`; weights and velocities are donated.
 
     Without asynchronous dispatch no call is handed to another thread: with one core to run on, this
-    takes a third off small steps. Two steps per turn of the scan are quicker than one or four.
-    Dropout compares 16 random bits from Threefry, not partitionable and drawn for all layers at
-    once, which takes half the time of `bernoulli` as it comes; those from rbg took up to ten times
-    as long. GELU as written here takes a fifth less than `jax.nn.gelu`.
+    takes a third off small steps. With threads, calls with much work are handed over all the same:
+    on two cores this took 10 to 30 % off most of them. Two steps per turn of the scan are quicker
+    than one or four. Dropout compares 16 random bits from Threefry, not partitionable and drawn for
+    all layers at once, which takes half the time of `bernoulli` as it comes; those from rbg took up
+    to ten times as long. GELU as written here takes a fifth less than `jax.nn.gelu`.
     """
 
     def __init__(self, dtype: str) -> None:
         self.jax: Any = import_module("jax")
         self.jax.config.update("jax_platforms", "cpu")
         self.jax.config.update("jax_cpu_enable_async_dispatch", False)
+        self.clear_backends = import_module("jax.extend.backend").clear_backends
+        self.asynchronous = False
         self.jax.config.update("jax_enable_x64", dtype == "float64")
         self.jax.config.update("jax_threefry_partitionable", False)
         self.activations = {"relu": self.jax.nn.relu, "tanh": self.jax.numpy.tanh,
@@ -988,8 +994,18 @@ class JAX(Contender):
 
     def described(self) -> str:
         flags = ", ".join(f"{name}={value}" for name, value in XLA_THREADS.items())
+        where = f" below {ASYNCHRONOUS:.0e} multiplications" if THREADS > 1 else ""
         return (f"{self.jax.__version__}: jit and lax.scan(unroll=2), donated weights, no "
-                f"asynchronous dispatch, {flags}")
+                f"asynchronous dispatch{where}, {flags}")
+
+    def choose_dispatch(self, task: Task) -> None:
+        """Have calls handed to another thread where that is quicker; a new client is made then."""
+        multiplications = task.batch * sum(W.size for W, *_ in layered(task.weights))
+        asynchronous = THREADS > 1 and multiplications > ASYNCHRONOUS
+        if asynchronous != self.asynchronous:
+            self.asynchronous = asynchronous
+            self.jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
+            self.clear_backends()
 
     def forward(
         self, variant: Variant, layers: Sequence[Sequence[Any]], x: Any, kept: Sequence[Any] = ()
@@ -1038,6 +1054,7 @@ class JAX(Contender):
         return (zeros(), sgd) if name == "sgd" else ((zeros(), zeros(), jnp.zeros(())), adam)
 
     def training(self, task: Task) -> dict[str, Trainer]:
+        self.choose_dispatch(task)
         jax, jnp, variant = self.jax, self.jax.numpy, task.variant
         random = jax.random
 
@@ -1087,6 +1104,7 @@ class JAX(Contender):
         return {"JAX jit": trainer(many=False), "JAX scan": trainer(many=True)}
 
     def inference(self, task: Task, x: np.ndarray) -> dict[str, Run]:
+        self.choose_dispatch(task)
         # Weights that are constants are quicker than weights that are arguments.
         run = self.jax.jit(partial(self.forward, PLAIN, pairs(task.weights)))
         return {"JAX jit": lambda: np.asarray(run(x))}

@@ -60,7 +60,7 @@ assert described.startswith("one thread each" if threads == 1 else f"{threads} t
 
 assert contenders.Fastnet.n_threads == threads and contenders.OneThread.n_threads == 1
 names = ["fastnet"] if threads == 1 else ["fastnet", "fastnet on one thread"]
-few = {name: contenders.PEERS[name] for name in ("PyTorch", "onnxruntime")}
+few = {name: contenders.PEERS[name] for name in ("PyTorch", "JAX", "onnxruntime")}
 loaded, _ = contenders.load(contenders.fastnets() | few, "float32")
 assert list(loaded)[:len(names)] == names and list(contenders.fastnets()) == names
 asked = []
@@ -73,6 +73,13 @@ for name in names:
 assert asked == [threads, 1][:len(names)]
 if "PyTorch" in loaded:
     assert loaded["PyTorch"].torch.get_num_threads() == threads
+if "JAX" in loaded:
+    for batch, large in ((1, False), (10**6, True), (1, False)):
+        loaded["JAX"].choose_dispatch(
+            contenders.Task((20, 30), batch, [contenders.np.zeros((20, 30))], None, None))
+        assert loaded["JAX"].asynchronous == (large and threads > 1)
+        # Clients are made anew by a change, and work.
+        assert loaded["JAX"].jax.numpy.arange(4).sum() == 6
 if "onnxruntime" in loaded:
     from bench import networks
     class Session(Exception):
