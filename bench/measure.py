@@ -77,7 +77,8 @@ def rest() -> None:
     """Wait until no other thread of this process runs any more, but no longer than LONGEST_REST.
 
     Threads look for more work when theirs is done, on a core that the next contender needs: those
-    of OpenBLAS and OpenMP for milliseconds, those of onnxruntime on some machines for a second.
+    of OpenMP for some milliseconds, of OpenBLAS for 130, of onnxruntime for 40 and on some machines
+    for a second.
     """
     end = time.perf_counter() + LONGEST_REST
     while running() > 1 and time.perf_counter() < end:
