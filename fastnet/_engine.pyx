@@ -81,6 +81,7 @@ cdef enum:
     WORK_OF_A_PART = 100_000    # multiplications, at least, that are worth a part of their own
     PARTS_PER_THREAD = 4    # so that a thread that is held up holds up one of them
     PER_ENTRY = 8           # multiplications that an entry takes, where there is no product
+    SPARE = 16              # entries behind gradients that wait, for numbers that go with them
 
 KINDS = {"dense": DENSE, "relu": RELU, "activation": ACTIVATION, "softmax": SOFTMAX,
          "log_softmax": LOG_SOFTMAX, "layer_norm": LAYER_NORM, "dropout": DROPOUT, "scale": SCALE,
@@ -681,6 +682,13 @@ cdef class Engine:
             self.weights_start = cnp.PyArray_BYTES(self.weights)
         return 0
 
+    cdef int reserve_gathered(self) except -1:
+        """Make room for gradients that wait."""
+        if self.gathered is None:
+            self.gathered = aligned_zeros(self.size + SPARE, self.dtype)
+            self.gathered_start = cnp.PyArray_BYTES(self.gathered)
+        return 0
+
     def poison(self, value):
         """Overwrite what is kept between calls and has no meaning then; for tests."""
         for arena in (self.training, self.predicting, self.shuffled):
@@ -1177,9 +1185,8 @@ cdef class Engine:
             if sample_weight is not None:
                 weights = cnp.PyArray_BYTES(sample_weight)
             self.reserve_targets(batch_size, sample_weight is not None or objective.takes_rows)
-            if not update and self.gathered is None:
-                self.gathered = aligned_zeros(self.size, self.dtype)
-                self.gathered_start = cnp.PyArray_BYTES(self.gathered)
+            if not update:
+                self.reserve_gathered()
             if sequence != NULL:
                 if self.shuffled is None or self.shuffled.rows < batch_size:
                     self.shuffled = Arena(batch_size, self.n_in + self.n_out, self.dtype)
@@ -1250,6 +1257,26 @@ cdef class Engine:
         outcome = self.settle(objective, keep_gradients, steps.at(0), steps)
         leave(caller)
         return OUTCOMES[outcome]
+
+    def waiting(self):
+        """Return the gradients that wait, with what they are to be divided by.
+
+        Returns
+        -------
+        sums : ndarray (size + 16,)
+            Like the parameters; zeros, where none waited. The last entries are the caller's.
+            Whatever is written to them waits instead.
+        total : float
+        """
+        self.reserve_gathered()
+        if not self.pending:
+            self.gathered[:self.size] = 0
+            self.pending, self.pending_total = True, 0
+        return self.gathered, self.pending_total
+
+    def divide_waiting(self, double total):
+        """Let the gradients that wait be divided by another number."""
+        self.pending_total = total
 
     def forget_pending(self):
         """Drop the gradients that wait."""
