@@ -77,6 +77,7 @@ cdef enum:
     ROWS_PER_WEIGHT = 600     # or in training one for so many weights of the largest layer
     WORK_PER_OPERATION = 1_000  # what calling a kernel costs besides, in multiplications
     WORK_BETWEEN_SIGNALS = 4_000_000    # 0.1 to 4 ms
+    SPARE = 16              # entries behind gradients that wait, for numbers that go with them
 
 KINDS = {"dense": DENSE, "relu": RELU, "activation": ACTIVATION, "softmax": SOFTMAX,
          "log_softmax": LOG_SOFTMAX, "layer_norm": LAYER_NORM, "dropout": DROPOUT, "scale": SCALE,
@@ -519,6 +520,13 @@ cdef class Engine:
             self.weights = aligned_zeros(rows, self.dtype)
             self.targets_start = cnp.PyArray_BYTES(self.targets)
             self.weights_start = cnp.PyArray_BYTES(self.weights)
+        return 0
+
+    cdef int reserve_gathered(self) except -1:
+        """Make room for gradients that wait."""
+        if self.gathered is None:
+            self.gathered = aligned_zeros(self.size + SPARE, self.dtype)
+            self.gathered_start = cnp.PyArray_BYTES(self.gathered)
         return 0
 
     def poison(self, value):
@@ -1002,9 +1010,8 @@ cdef class Engine:
             if sample_weight is not None:
                 weights = cnp.PyArray_BYTES(sample_weight)
             self.reserve_targets(batch_size, sample_weight is not None or objective.takes_rows)
-            if not update and self.gathered is None:
-                self.gathered = aligned_zeros(self.size, self.dtype)
-                self.gathered_start = cnp.PyArray_BYTES(self.gathered)
+            if not update:
+                self.reserve_gathered()
             if sequence != NULL:
                 if self.shuffled is None or self.shuffled.rows < batch_size:
                     self.shuffled = Arena(batch_size, self.n_in + self.n_out, self.dtype)
@@ -1091,6 +1098,26 @@ cdef class Engine:
             took(tuner, seconds_now() - begin, 1)
         leave(caller)
         return OUTCOMES[outcome]
+
+    def waiting(self):
+        """Return the gradients that wait, with what they are to be divided by.
+
+        Returns
+        -------
+        sums : ndarray (size + 16,)
+            Like the parameters; zeros, where none waited. The last entries are the caller's.
+            Whatever is written to them waits instead.
+        total : float
+        """
+        self.reserve_gathered()
+        if not self.pending:
+            self.gathered[:self.size] = 0
+            self.pending, self.pending_total = True, 0
+        return self.gathered, self.pending_total
+
+    def divide_waiting(self, double total):
+        """Let the gradients that wait be divided by another number."""
+        self.pending_total = total
 
     def forget_pending(self):
         """Drop the gradients that wait."""

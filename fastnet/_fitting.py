@@ -34,6 +34,7 @@ class Portion(NamedTuple):
     order: np.ndarray | None = None     # which rows to take; None: all
 
 
+NOTHING = Portion(np.empty((0, 1)), np.empty(0, np.intp), None)
 Prepare: TypeAlias = Callable[[Any, Any, Any], Portion]     # from x, y and weights
 
 
@@ -61,14 +62,27 @@ class Samples:
         """Return the first samples, and the last ones, which are this share of all."""
         n = len(self)
         kept = n - round(n * share)
-        if not 0 < kept < n:
+        if n and not 0 < kept < n:
             raise ValueError(f"validation_split {share} leaves no sample of {n} on one side")
         return self.part(slice(0, kept)), self.part(slice(kept, n))
 
-    def portions(self, rows: int, order: np.ndarray | None = None) -> Iterator[Portion]:
-        """Yield all of them in their order, up to so many rows at a time."""
+    def portions(
+        self, rows: int, order: np.ndarray | None = None,
+        share: Callable[[int], slice] | None = None,
+    ) -> Iterator[Portion]:
+        """Yield all of them in their order, up to so many rows at a time.
+
+        `share`: which part of so many rows to yield; None: all.
+        """
         for start in range(0, len(self), rows):
-            chosen: Any = slice(start, start + rows)
+            end = min(start + rows, len(self))
+            if share is not None:
+                part = share(end - start)
+                start, end = start + part.start, start + part.stop
+            chosen: Any = slice(start, end)
+            if start == end:
+                yield NOTHING
+                continue
             if order is not None:
                 chosen = order[chosen]
                 if self.prepare is None:            # the engine gathers them
@@ -88,10 +102,15 @@ class Batches:
     steps : int or None
         Batches of an epoch; None: all that there are.
     prepare : callable
+    empty : bool
+        Whether an epoch may be without any batch.
     """
 
-    def __init__(self, source: Iterable[Any], steps: int | None, prepare: Prepare) -> None:
+    def __init__(
+        self, source: Iterable[Any], steps: int | None, prepare: Prepare, empty: bool = False
+    ) -> None:
         self._source, self._steps, self._prepare = source, steps, prepare
+        self._empty = empty
         self._iterator: Iterator[Any] | None = None
 
     @property
@@ -105,7 +124,7 @@ class Batches:
             found = 0
             for found, batch in enumerate(self._source, 1):
                 yield self._portion(batch, found)
-            if not found:
+            if not (found or self._empty):
                 raise ValueError("x gave no batch")
             return
         for number in range(1, self._steps + 1):
@@ -219,6 +238,7 @@ class Fitting:
         self.parts = parts
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         self.history = History()
+        self._share: Callable[[int], slice] | None = None       # of a batch's rows
         self._methods = {name: methods_called(name, self.callbacks) for name in (
             "on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end",
             "on_epoch_end", "on_train_end")}
@@ -231,19 +251,25 @@ class Fitting:
         """Train."""
         figures: dict[str, float] = {}
         self._call("on_train_begin", figures)
-        while self.epoch < self.epochs and not self.network.stop_training:
+        while self.epoch < self.epochs and not self._stops():
             self._call("on_epoch_begin", self.epoch, {})
-            if self.network.stop_training:
+            if self._stops():
                 break
-            figures = self._train().figures()
+            figures = self._figures(self._train())
             if self.validation is not None:
-                measured = self.trainer.measure(self.validation)
-                figures |= {f"val_{name}": value for name, value in measured.figures().items()}
+                measured = self._figures(self.trainer.measure(self.validation))
+                figures |= {f"val_{name}": value for name, value in measured.items()}
             self.epoch += 1
             self.history._append(self.epoch, figures)
             self._call("on_epoch_end", self.epoch - 1, figures)
         self._call("on_train_end", figures)
         return self.history
+
+    def _stops(self) -> bool:
+        return bool(self.network.stop_training)
+
+    def _figures(self, tally: Tally) -> dict[str, float]:
+        return tally.figures()
 
     def _call(self, name: str, *arguments: Any) -> None:
         for method in self._methods[name]:
@@ -261,7 +287,7 @@ class Fitting:
             loss = self.trainer.train_on(portion, rows, place, number, tally, updates)
             if self.watches_batches:
                 self._call("on_train_batch_end", number, {"loss": loss})
-            if self.network.stop_training:
+            if self._stops():
                 break
         if self.parts > 1:
             self.trainer.apply_pending(place)
@@ -274,7 +300,7 @@ class Fitting:
         order = self.orders.permutation(len(source.x)) if self.orders is not None else None
         if not self.watches_batches and source.prepare is None and self.trainer.runs_epochs:
             return [Portion(source.x, source.y, source.weights, order)]
-        return source.portions(self.rows, order)
+        return source.portions(self.rows, order, self._share)
 
     def state(self) -> dict[str, Any]:
         """Return what it takes to go on from here."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sized
 from copy import copy
 from functools import partial
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
 from fastnet._describe import describe
-from fastnet._fitting import Portion, Samples, Tally, lazy_rows
+from fastnet._fitting import NOTHING, Portion, Samples, Tally, lazy_rows
+from fastnet._ranks import Ranks
 from fastnet.history import History
 from fastnet.losses import (
     BinaryCrossEntropy,
@@ -69,17 +71,21 @@ def foreign(value: Any, dtype: np.dtype) -> bool:
 
 
 def _weights_of_classes(
-    class_weight: Any, target: np.ndarray, ignored: int | None
+    class_weight: Any, target: np.ndarray, ignored: int | None, others: Ranks | None
 ) -> list[float]:
-    """Return the weight of each sample by its label."""
+    """Return the weight of each sample by its label; "balanced": by the labels of other ranks too.
+    """
     if target.ndim != 1:
         raise ValueError("class_weight needs labels, a vector, as target")
     if isinstance(class_weight, str) and class_weight == "balanced":
         labels, counts = np.unique(target, return_counts=True)
-        found = {label: count for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
-                 if label != ignored}
-        number = sum(found.values())
-        class_weight = {label: number / (len(found) * count) for label, count in found.items()}
+        own = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        found: Counter[int] = Counter()
+        for some in [own] if others is None else others.exchange(own):
+            found.update(some)
+        counted = {label: count for label, count in found.items() if label != ignored}
+        number = sum(counted.values())
+        class_weight = {label: number / (len(counted) * n) for label, n in counted.items()}
     if not isinstance(class_weight, dict):
         raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
     return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
@@ -154,6 +160,7 @@ class Trainer:
         self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
         self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
         self.stepping = False
+        self.shared: Any = None             # the steps that it takes with other ranks
 
     def restart(self) -> None:
         """Take the optimizer's states anew, as they were replaced."""
@@ -195,31 +202,43 @@ class Trainer:
     # ---- Samples as they are taken -----------------------------------------------------------
 
     def samples(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None,
+        others: Ranks | None = None,
     ) -> Samples:
-        """Return samples as they are taken in training, or with the means to get there."""
-        if not (foreign(x, self._dtype) or foreign(y, self._dtype)):
-            portion = self.portion(class_weight, x, y, sample_weight)
+        """Return samples as they are taken in training, or with the means to get there.
+
+        `others`: ranks whose samples count along with these, which may be none.
+        """
+        if not (foreign(x, self._dtype) or foreign(y, self._dtype)) or not len(x):
+            portion = self.portion(class_weight, x, y, sample_weight, others)
             return Samples(portion.x, portion.y, portion.weights)
         if not foreign(x, self._dtype):
             x = self._inputs(x)
         if not (foreign(y, self._dtype) and len(y) == len(x)):      # labels: a few bytes a sample
             y = self._target(y, len(x), self._width(self._inputs(x[:1])))
         self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
-        return Samples(x, y, self._weights(sample_weight, class_weight, y),
+        return Samples(x, y, self._weights(sample_weight, class_weight, y, others),
                        partial(self.batch, None))
 
-    def batch(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
+    def batch(
+        self, class_weight: Any, x: Any, y: Any, sample_weight: Any, others: Ranks | None = None
+    ) -> Portion:
         """Return a batch from outside; a step layer by layer checks its target by the scores."""
-        if self._engine is None and class_weight is None:
+        if self._engine is None and class_weight is None and others is None:
             return Portion(self._inputs(x), y, sample_weight)
-        return self.portion(class_weight, x, y, sample_weight)
+        return self.portion(class_weight, x, y, sample_weight, others)
 
-    def portion(self, class_weight: Any, x: Any, y: Any, sample_weight: Any) -> Portion:
+    def portion(
+        self, class_weight: Any, x: Any, y: Any, sample_weight: Any, others: Ranks | None = None
+    ) -> Portion:
         """Return samples as the network takes them, checked."""
+        if others is not None and isinstance(x, Sized) and not len(x):
+            if class_weight is not None:
+                _weights_of_classes(class_weight, NOTHING.y, None, others)
+            return NOTHING
         x = self._inputs(x)
         y = self._target(y, len(x), self._width(x))
-        return Portion(x, y, self._weights(sample_weight, class_weight, y))
+        return Portion(x, y, self._weights(sample_weight, class_weight, y, others))
 
     def _inputs(self, x: Any) -> np.ndarray:
         if self._engine is not None:
@@ -253,7 +272,8 @@ class Trainer:
         return rows
 
     def _weights(
-        self, sample_weight: Any, class_weight: Any, target: np.ndarray
+        self, sample_weight: Any, class_weight: Any, target: np.ndarray,
+        others: Ranks | None = None,
     ) -> np.ndarray | None:
         """Return the weight of each sample, checked; None if all count alike."""
         if sample_weight is None and class_weight is None:
@@ -265,7 +285,8 @@ class Trainer:
             given.append(("sample_weight", sample_weight))
         if class_weight is not None:
             ignored = getattr(self.loss, "ignore_index", None)
-            given.append(("class_weight", _weights_of_classes(class_weight, target, ignored)))
+            given.append(("class_weight", _weights_of_classes(
+                class_weight, target, ignored, others)))
         both = []
         for name, value in given:
             weights: np.ndarray = _ops.as_floats(value, name, self._dtype)
@@ -276,7 +297,13 @@ class Trainer:
         if len(both) > 1:
             weights = _ops.scale_rows(*both)
             _ops.check_weights(weights, "sample_weight times class_weight")
-        return _ops.balanced(weights) if self.loss.reduction == "mean" else weights
+        if self.loss.reduction != "mean":
+            return weights
+        found: np.ndarray = _ops.balanced(weights)
+        if others is not None and found is not weights:     # those of others are scaled otherwise
+            raise ValueError("on several ranks the sum of weights must lie between 2**-64 and "
+                             "2**64 on each")
+        return found
 
     # ---- Steps -------------------------------------------------------------------------------
 
@@ -295,7 +322,7 @@ class Trainer:
             steps, update)
         self.optimizer.steps += steps.taken
         if outcome != "fine":
-            raise self._failure(outcome, value, "")
+            raise self.failure(outcome, value, "")
         return value
 
     @property
@@ -335,7 +362,7 @@ class Trainer:
         finally:
             self.optimizer.steps += steps.taken
         if outcome != "fine":
-            raise self._failure(outcome, value, f"{place}, step {number + step}")
+            raise self.failure(outcome, value, f"{place}, step {number + step}")
         if order is not None and (
                 scores is not None or getattr(self.loss, "ignore_index", None) is not None):
             y = y[order]
@@ -353,9 +380,40 @@ class Trainer:
             outcome = self._engine.apply_pending(self._objective, self._keeps_gradients, steps)
             optimizer.steps += steps.taken
             if outcome != "fine":
-                raise self._failure(outcome, math.nan, place)
+                raise self.failure(outcome, math.nan, place)
         elif self._pending is not None:
             self._update_by_layers(0.0, place)
+
+    def waiting(self) -> tuple[np.ndarray, float]:
+        """Return the gradients that wait as a vector of sums, and what they are to be divided by.
+
+        Zeros, where none wait. Behind them are 16 entries that are the caller's.
+        """
+        if self.runs_epochs:
+            assert self._engine is not None
+            return self._engine.waiting()
+        if self._pending is None:
+            self._pending = 0.0, [
+                np.zeros_like(gradient) for _, _, gradient in self._network.parameters()]
+        total, sums = self._pending
+        return np.concatenate([*map(np.ravel, sums), np.zeros(16, self._dtype)]), total
+
+    def take_waiting(self, sums: np.ndarray, total: float) -> None:
+        """Let such a vector wait instead, the same one where it is changed."""
+        if self.runs_epochs:
+            assert self._engine is not None
+            self._engine.divide_waiting(total)
+            return
+        assert self._pending is not None
+        start = 0
+        for own in self._pending[1]:
+            own[...] = sums[start:start + own.size].reshape(own.shape)
+            start += own.size
+        self._pending = total, self._pending[1]
+
+    def reported(self, total: float, shares: float, rows: float) -> tuple[float, float]:
+        """Return what a step adds to an epoch's mean: of its losses, and what that divides by."""
+        return total, shares
 
     def forget_pending(self) -> None:
         """Drop the gradients that were gathered."""
@@ -379,7 +437,7 @@ class Trainer:
             value = _value(loss, scores, y, weights)
             if not math.isfinite(value):
                 self._pending = None
-                raise self._failure("loss", value, place)
+                raise self.failure("loss", value, place)
             self._network.backward(loss.backward())
             if self._pending is not None or not update:
                 self._gather(self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
@@ -408,12 +466,12 @@ class Trainer:
             self._pending = None
         if self._keeps_gradients and not all(
                 np.isfinite(gradient).all() for _, _, gradient in self._network.parameters()):
-            raise self._failure("gradient", value, place)
+            raise self.failure("gradient", value, place)
         self.optimizer.step(self._network.layers)
         if not all(np.isfinite(values).all() for _, values, _ in self._network.parameters()):
-            raise self._failure("parameter", value, place)
+            raise self.failure("parameter", value, place)
 
-    def _failure(self, outcome: str, value: float, place: str) -> Exception:
+    def failure(self, outcome: str, value: float, place: str) -> Exception:
         """Return what to raise where a step did not go well."""
         if outcome == "label":
             return ValueError("target changed while it was in use")
@@ -484,7 +542,7 @@ class Trainer:
         outcome, total, shares, correct = self._engine.evaluate(
             x, y, weights, self._objective, self._counts, kept)
         if outcome != "fine":
-            raise self._failure(outcome, math.nan, "")
+            raise self.failure(outcome, math.nan, "")
         tally.add(total, shares, correct, self._answers(y, len(x)))
         if kept is not None:
             tally.keep(*self._of_interest(kept, y))

@@ -16,7 +16,8 @@ import numpy as np
 from fastnet import _engine, _ops, _torch
 from fastnet._convert import flag, generator, positive, set_random_state, whole, within
 from fastnet._describe import build, build_bare, describe, parameters_of, register
-from fastnet._fitting import Batches, Fitting, Samples, lazy_rows
+from fastnet._distributed import SharedFitting, SharedSteps
+from fastnet._fitting import Batches, Fitting, Portion, Samples, lazy_rows
 from fastnet._layer import (
     Layer,
     Parameter,
@@ -25,6 +26,7 @@ from fastnet._layer import (
     check_apart,
     is_layer,
 )
+from fastnet._ranks import Ranks, all_or_none, ranks_of, splits
 from fastnet._state_file import write_state
 from fastnet._trainer import Trainer, foreign
 from fastnet.activations import Activation, Identity, LogSoftmax, ReLU, Softmax
@@ -115,6 +117,18 @@ class _Table:
                         for row in body)
         notes = "".join(f"<div>{escape(note)}</div>" for note in self.notes)
         return f"<table><tr>{cells}</tr>{lines}</table>{notes}"
+
+
+def _batch_of(
+    ranks: Ranks, split: bool, take: Any, x: Any, y: Any, sample_weight: Any
+) -> Portion:
+    """Return this rank's batch, or its part of one; it may be empty."""
+    if split:
+        part = ranks.share(len(x))
+        x, y = x[part], y[part]
+        sample_weight = None if sample_weight is None else sample_weight[part]
+    portion: Portion = take(x, y, sample_weight, ranks)
+    return portion
 
 
 class _Operations:
@@ -475,7 +489,8 @@ class Sequential(Layer):
         return self._trainer
 
     def train_step(
-        self, x: Any, y: Any, sample_weight: Any = None, *, update: bool = True
+        self, x: Any, y: Any, sample_weight: Any = None, *, update: bool = True,
+        comm: Any = None, shard: str = "own",
     ) -> float:
         """Take one step on a batch and return its mean loss, as it was before the update.
 
@@ -489,6 +504,13 @@ class Sequential(Layer):
         update : bool
             False only gathers gradients. The next step that updates takes them along, as if all
             their samples had come in one batch.
+        comm : mpi4py.MPI.Comm, optional
+            Take the step together with all processes of a communicator; see `fit`. All get the mean
+            loss of all samples. The first such step after `compile` gives all ranks the parameters
+            and the optimizer's state of rank 0.
+        shard : {"own", "split"}
+            With `comm`: whether the batch is this rank's own part, which may be empty, or the whole
+            one, of which each rank takes a part.
 
         Raises
         ------
@@ -502,7 +524,26 @@ class Sequential(Layer):
             it, which is seen at once, and the step is applied unless gradients are kept. Gradients
             that were gathered before are lost.
         """
-        return self._compiled().step(x, y, sample_weight, update)
+        trainer = self._compiled()
+        if comm is not None and (ranks := ranks_of(comm)) is not None:
+            return self._shared_step(trainer, ranks, splits(shard), x, y, sample_weight, update)
+        return trainer.step(x, y, sample_weight, update)
+
+    def _shared_step(
+        self, trainer: Trainer, ranks: Ranks, split: bool, x: Any, y: Any, weights: Any,
+        update: bool,
+    ) -> float:
+        """Take a step with other ranks."""
+        steps: SharedSteps | None = trainer.shared
+        with ranks.all_or_none():
+            if steps is None or steps.ranks.comm != ranks.comm:
+                steps = SharedSteps(self, trainer, ranks)
+                steps.begin({})
+                steps.follow(ranks.on_first(self._training_state))
+                trainer.shared = steps
+            portion = steps.prepared(
+                lambda: _batch_of(ranks, split, partial(trainer.batch, None), x, y, weights))
+            return steps.step(portion, update)
 
     def fit(
         self,
@@ -521,6 +562,8 @@ class Sequential(Layer):
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         gradient_accumulation_steps: int = 1,
+        comm: Any = None,
+        shard: str = "own",
     ) -> History:
         """Train for some epochs, each a pass over all samples in steps of `batch_size`.
 
@@ -561,6 +604,18 @@ class Sequential(Layer):
         gradient_accumulation_steps : int
             How many batches make one step, as if they were one batch. In an epoch that leaves
             fewer, these are the last step.
+        comm : mpi4py.MPI.Comm, optional
+            Train together with all processes of a communicator, each of which calls this, such as
+            `mpi4py.MPI.COMM_WORLD`: see docs/DISTRIBUTED.md. Each step's gradients are added up
+            over all ranks, and the history is the same on all. Rank 0's parameters, optimizer and
+            random numbers are everybody's at the begin; it alone shows progress and calls
+            callbacks. With one process, or None, nothing is different.
+        shard : {"own", "split"}
+            With `comm`. "own": what is given here is this rank's own part, of any number of
+            samples, also 0; a step is `batch_size` samples of each rank, for as long as there are
+            any. "split": what is given is the whole, the same on all ranks, and each takes its part
+            of every batch; the result is that of one process, up to rounding (and other masks of
+            dropout).
 
         Returns
         -------
@@ -569,13 +624,27 @@ class Sequential(Layer):
         Raises
         ------
         RuntimeError, TypeError, ValueError
-            As `train_step`; batches that run out.
+            As `train_step`; batches that run out; another rank has failed.
         FloatingPointError
             As `train_step`, naming epoch and step.
         KeyboardInterrupt
             On Ctrl-C, between two steps: the parameters are those of a finished step.
         """
-        trainer = self._compiled()
+        with all_or_none(ranks := ranks_of(comm)):
+            return self._fit(
+                ranks, splits(shard), x, y, batch_size, epochs, validation_data, validation_split,
+                shuffle, rng, verbose, sample_weight, class_weight, callbacks, initial_epoch,
+                steps_per_epoch, gradient_accumulation_steps)
+
+    def _fit(
+        self, ranks: Ranks | None, split: bool, x: Any, y: Any, batch_size: int, epochs: int,
+        validation_data: Any, validation_split: float, shuffle: bool,
+        rng: int | np.random.Generator | None, verbose: int, sample_weight: Any, class_weight: Any,
+        callbacks: Sequence[Callback], initial_epoch: int, steps_per_epoch: int | None,
+        gradient_accumulation_steps: int,
+    ) -> History:
+        """Do as `fit` says. Until the fit has begun, ranks send nothing but what can fail."""
+        trainer, others = self._compiled(), None if split else ranks
         batch_size, epochs = positive(batch_size, "batch_size"), positive(epochs, "epochs")
         parts = positive(gradient_accumulation_steps, "gradient_accumulation_steps")
         done = whole(initial_epoch, "initial_epoch", 0)
@@ -593,14 +662,17 @@ class Sequential(Layer):
                                  "x and y as arrays, not batches")
             steps = None if steps_per_epoch is None else positive(steps_per_epoch,
                                                                   "steps_per_epoch")
-            source = Batches(x, steps, partial(trainer.batch, class_weight))
+            take = partial(trainer.batch, class_weight)
+            if ranks is not None:
+                take = partial(_batch_of, ranks, split, take)
+            source = Batches(x, steps, take, empty=ranks is not None)
             if source.ends and epochs - done > 1:
                 raise ValueError(f"x can be gone through once, not {epochs - done} times: give "
                                  "something that can be iterated anew, or steps_per_epoch")
         else:
             if steps_per_epoch is not None:
                 raise ValueError("steps_per_epoch needs batches, not x and y as arrays")
-            samples = trainer.samples(x, y, sample_weight, class_weight)
+            samples = trainer.samples(x, y, sample_weight, class_weight, others)
             if validation_split:
                 if validation_data is not None:
                     raise ValueError("validation_data and validation_split exclude each other")
@@ -611,7 +683,8 @@ class Sequential(Layer):
                     for _ in range(done):
                         orders.permutation(len(samples))
             # The engine takes large batches in blocks, so there is nothing to gather.
-            source, batch_size, parts = samples, min(batch_size * parts, len(samples)), 1
+            rows = min(batch_size * parts, max(1, len(samples)))
+            source, batch_size, parts = samples, rows, 1
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)):
                 raise TypeError("validation_data must be a tuple, got "
@@ -619,12 +692,14 @@ class Sequential(Layer):
             if len(validation_data) not in (2, 3):
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight), got "
                                  f"{len(validation_data)} items")
-            validation = trainer.samples(*validation_data)
+            x_val, y_val, *more = validation_data
+            validation = trainer.samples(x_val, y_val, (more or [None])[0], None, others)
         progress = [Progress()] if verbose else []
         trainer.forget_pending()
         self.stop_training = False
         before = self._current_fit          # a callback may fit as well
-        fitting = self._current_fit = Fitting(
+        fitting = self._current_fit = (
+            Fitting if ranks is None else partial(SharedFitting, ranks, split))(
             self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
             orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
         try:
@@ -645,7 +720,9 @@ class Sequential(Layer):
 
     # ---- Measuring and predicting --------------------------------------------------------------
 
-    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> Scores:
+    def evaluate(
+        self, x: Any, y: Any, sample_weight: Any = None, *, comm: Any = None, shard: str = "own",
+    ) -> Scores:
         """Return mean loss and metrics of the network as it is.
 
         Parameters
@@ -654,6 +731,9 @@ class Sequential(Layer):
         y : array_like (n,) or (n, out_features)
         sample_weight : array_like (n,), optional
             What each sample counts in the loss.
+        comm, shard
+            As of `fit`: the loss and metrics of the samples of all ranks, which must have the same
+            network.
 
         Returns
         -------
@@ -666,9 +746,14 @@ class Sequential(Layer):
         RuntimeError, TypeError, ValueError
             As `train_step`.
         """
-        trainer = self._compiled()
-        tally = trainer.measure(trainer.samples(x, y, sample_weight))
-        return Scores(tally.loss, tally.measured())
+        with all_or_none(ranks := ranks_of(comm)):
+            trainer, split = self._compiled(), splits(shard)
+            samples = trainer.samples(x, y, sample_weight, None, None if split else ranks)
+            if ranks is None:
+                tally = trainer.measure(samples)
+                return Scores(tally.loss, tally.measured())
+            figures = SharedSteps(self, trainer, ranks).figures_of(samples, split)
+            return Scores(figures.pop("loss"), figures)
 
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output: raw scores, where the network ends in a `Dense`.

@@ -188,6 +188,19 @@ class Optimizer:
         self.steps, self._states, self._plan = steps, states, None
         self.version += 1
 
+    def _assignable(self) -> dict[str, Any]:
+        """Return all numbers that can be assigned, without a schedule."""
+        names = [name for name in dir(type(self)) if isinstance(getattr(type(self), name), _Option)]
+        found = {name: getattr(self, name) for name in (*names, "decay_vectors")}
+        return found if self._schedule is not None else {**found, "lr": self._lr}
+
+    def _assign(self, options: dict[str, Any]) -> None:
+        """Assign those that are others."""
+        own = self._assignable()
+        for name, value in options.items():
+            if own.get(name) != value:
+                setattr(self, name, value)
+
     def _check(self, name: str, value: float | None) -> None:
         """Refuse what does not go together with other options."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,8 +38,16 @@ from sklearn.utils.validation import (
 
 from fastnet import activations
 from fastnet._convert import set_random_state
+from fastnet._distributed import SharedFitting
 from fastnet._fitting import Fitting, Portion, Samples, Tally
-from fastnet._ops import activation_forward, adam_rates, exp_forward, softmax_forward
+from fastnet._ops import (
+    activation_forward,
+    adam_rates,
+    exp_forward,
+    softmax_forward,
+    sum_of_squares,
+)
+from fastnet._ranks import Ranks, all_or_none, ranks_of
 from fastnet._state_file import write_state
 from fastnet._trainer import Trainer, objective_of
 from fastnet.callbacks import Callback, check_callbacks
@@ -145,14 +154,19 @@ class _Trainer(Trainer):
         Their L2 penalty.
     penalty : float
         What it is for the engine's objective.
+    shared : bool
+        Whether steps are taken with other ranks. Then sums over a batch are known when those of all
+        ranks are, in `reported`: its decay, its penalty and its mean.
     """
 
     def __init__(
         self, network: Sequential, optimizer: _SGD | _Adam, loss: Loss, alpha: float,
-        penalty: float,
+        penalty: float, shared: bool = False,
     ) -> None:
         super().__init__(network, optimizer, loss, (), False)
-        self._objective = objective_of(loss, network.dtype, penalty=penalty, by_rows=True)
+        self._objective = objective_of(
+            loss, network.dtype, penalty=0.0 if shared else penalty, by_rows=not shared)
+        self._penalty, self._shared = penalty, shared
         self.alpha, self.diverged = alpha, False
         self.constants: np.ndarray | None = None        # that are added to each sample's loss
         self._sized: int | None = None          # of how many samples the optimizer has the decays
@@ -165,6 +179,14 @@ class _Trainer(Trainer):
         if self.diverged:
             return self._lost(tally)
         n = len(portion.x) if portion.order is None else len(portion.order)
+        if self._shared:
+            if self.constants is not None:
+                rows: Any = slice(None) if portion.order is None else portion.order
+                added = _constants(portion.y[rows])
+                if portion.weights is not None:
+                    added *= portion.weights[rows]
+                tally.total += self._entries() * float(added.sum())
+            return super().train_on(portion, batch_size, place, number, tally, update)
         if portion.weights is not None or self.constants is not None or self._sized != n:
             self._weigh(portion, n, batch_size, tally)
         try:
@@ -172,6 +194,22 @@ class _Trainer(Trainer):
         except FloatingPointError:
             self.diverged = True
             return self._lost(tally)
+
+    def reported(self, total: float, shares: float, rows: float) -> tuple[float, float]:
+        """As of `Trainer`; also gives the optimizer the batch's decay."""
+        if not shares:
+            return total, shares
+        optimizer: Any = self.optimizer
+        optimizer.decays = self.alpha * self._entries() / shares / optimizer.factor
+        squares = sum(sum_of_squares(layer.weight) for layer in self._network.layers
+                      if isinstance(layer, Dense))
+        return (total + 0.5 * self._penalty * squares) / shares * rows, rows
+
+    def _entries(self) -> int:
+        """Return how many entries of a sample the loss divides by."""
+        if isinstance(self.loss, SoftmaxCrossEntropy):
+            return 1
+        return int(self._network.layers[-1].out_features)
 
     @staticmethod
     def _lost(tally: Tally) -> float:
@@ -212,6 +250,12 @@ class _Trainer(Trainer):
             tally = self.tally()
             self._lost(tally)
             return tally
+
+
+def _constants(target: np.ndarray) -> np.ndarray:
+    """Return what their Poisson loss adds to ours, for each sample."""
+    found: np.ndarray = (xlogy(target, target) - target).mean(axis=1, dtype=np.float64)
+    return found
 
 
 class _Orders:
@@ -411,7 +455,7 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False,
-        validation: tuple[Any, Any] | None = None,
+        validation: tuple[Any, Any] | None = None, ranks: Ranks | None = None,
     ) -> Any:
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
@@ -424,6 +468,8 @@ class _MLP(BaseMultilayerPerceptron):
         X, y = self._validate_input(X, y, incremental, reset=first)
         y = y.reshape(len(y), -1)
         self._random_state = check_random_state(self.random_state)
+        if ranks is not None:
+            self._share_random_state(ranks)
         if first:
             dtype = np.dtype(X.dtype if self.dtype is None else self.dtype)
             if dtype not in ("float32", "float64"):
@@ -446,12 +492,29 @@ class _MLP(BaseMultilayerPerceptron):
             by_class = compute_sample_weight(self.class_weight, labels)
             weights = np.asarray(by_class if weights is None else by_class * weights, X.dtype)
         if self.solver == "lbfgs":
+            if ranks is not None:
+                raise ValueError("comm needs solver='sgd' or 'adam'")
             self._fit_lbfgs(X, self._target(y), weights)
         else:
-            self._fit_stochastic(X, y, weights, incremental, validation)
+            self._fit_stochastic(X, y, weights, incremental, validation, ranks)
         if not all(np.isfinite(value).all() for _, value, _ in self.network_.parameters()):
             raise ValueError(NOT_FINITE)
         return self
+
+    def _share_random_state(self, ranks: Ranks) -> None:
+        """Go on with the random numbers that rank 0 has."""
+        state = ranks.exchange(self._random_state.get_state(legacy=False))[0]
+        if self.random_state is None:           # NumPy's own, which is not for us to set
+            self._random_state = np.random.RandomState()
+        self._random_state.set_state(state)
+
+    def _share_books(self, ranks: Ranks) -> None:
+        """Take over what rank 0 has noted."""
+        found = ranks.exchange(
+            {name: getattr(self, name) for name in (*SAVED_BOOKS, "_best") if hasattr(self, name)}
+            if ranks.rank == 0 else None)[0]
+        for name, value in (found or {}).items():
+            setattr(self, name, value)
 
     def _quick_step(self, X: Any, y: Any, classes: Any = None) -> bool:
         """Take the step of a `partial_fit` that needs no check of scikit-learn's, or return False.
@@ -499,7 +562,7 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _fit_stochastic(
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, incremental: bool,
-        validation: tuple[Any, Any] | None,
+        validation: tuple[Any, Any] | None, ranks: Ranks | None,
     ) -> None:
         self._quick: _Quick | None = None
         factor, self._report, penalty = self._scales()
@@ -518,13 +581,14 @@ class _MLP(BaseMultilayerPerceptron):
                               "going to be clipped", stacklevel=4)
             batch_size = min(self.batch_size, n)
         loss = self._loss_of_training()
-        trainer = _Trainer(self.network_, self._optimizer, loss, self.alpha, penalty * self.alpha)
+        trainer = _Trainer(self.network_, self._optimizer, loss, self.alpha, penalty * self.alpha,
+                           ranks is not None)
         self.network_._trainer = trainer
         self.n_iter_ = 0
         self.validation_loss_curve_: list[float] = []
         trainer.constants = self._constants(target)
         books = _Convergence(self, n, held_out, not incremental)
-        fitting = Fitting(
+        fitting = (Fitting if ranks is None else partial(SharedFitting, ranks, True))(
             self.network_, trainer, Samples(X, target, weights), samples, rows=batch_size,
             epochs=1 if incremental else self.max_iter, epoch=0,
             orders=_Orders(self._random_state, n) if self.shuffle else None, parts=1,
@@ -533,10 +597,20 @@ class _MLP(BaseMultilayerPerceptron):
         try:
             self.history_ = fitting.run()
         except KeyboardInterrupt:
+            if ranks is not None:
+                raise
             warnings.warn("Training interrupted by user.", stacklevel=4)
+        except FloatingPointError:
+            if ranks is None:                   # somebody else's
+                raise
+            self.history_, trainer.diverged = fitting.history, True
         finally:
             self.network_._current_fit = None
-        if not incremental and self.n_iter_ == self.max_iter and not self.network_.stop_training:
+        if ranks is not None:
+            self._share_books(ranks)
+        speaks = ranks is None or ranks.rank == 0
+        if (speaks and not incremental and self.n_iter_ == self.max_iter
+                and not self.network_.stop_training):
             warnings.warn(f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and "
                           "the optimization hasn't converged yet.", ConvergenceWarning,
                           stacklevel=4)
@@ -702,8 +776,7 @@ class _MLP(BaseMultilayerPerceptron):
         """Return what their Poisson loss, a deviance, adds to ours: it is 0 for what is exact."""
         if self.out_activation_ != "exp":
             return None
-        constants: np.ndarray = (xlogy(target, target) - target).mean(axis=1, dtype=np.float64)
-        return constants
+        return _constants(target)
 
     # ---- Predicting ----------------------------------------------------------------------------
 
@@ -898,7 +971,7 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
-            y_val: Any = None) -> MLPClassifier:
+            y_val: Any = None, comm: Any = None) -> MLPClassifier:
         """Train from the beginning, or with `warm_start` from where it is.
 
         Parameters
@@ -908,8 +981,14 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
         sample_weight : array_like (n,), optional
         X_val, y_val : array_like, optional
             Validation data, for `validation_loss_curve_`; nothing is learnt from it.
+        comm : mpi4py.MPI.Comm, optional
+            Train together with all processes of a communicator, each of which calls this with the
+            same data: each takes its part of every batch, and all end with what one process comes
+            to, up to rounding. See docs/DISTRIBUTED.md. Not with solver "lbfgs".
         """
-        self._fit(X, y, sample_weight, False, None if X_val is None else (X_val, y_val))
+        validation = None if X_val is None else (X_val, y_val)
+        with all_or_none(ranks := ranks_of(comm)):
+            self._fit(X, y, sample_weight, False, validation, ranks)
         return self
 
     @available_if(lambda estimator: estimator._check_solver())
@@ -994,9 +1073,11 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
-            y_val: Any = None) -> MLPRegressor:
+            y_val: Any = None, comm: Any = None) -> MLPRegressor:
         """Train: as `MLPClassifier.fit`."""
-        self._fit(X, y, sample_weight, False, None if X_val is None else (X_val, y_val))
+        validation = None if X_val is None else (X_val, y_val)
+        with all_or_none(ranks := ranks_of(comm)):
+            self._fit(X, y, sample_weight, False, validation, ranks)
         return self
 
     @available_if(lambda estimator: estimator._check_solver())
