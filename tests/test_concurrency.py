@@ -327,7 +327,7 @@ def test_50_51_estimators():
         future = pool.submit(model.fit, X, Y)
         try:
             assert pause.waits.wait(30)
-            for call in (lambda: model.fit(X, Y), lambda: model.partial_fit(X, Y, classes=[0, 1, 2]),
+            for call in (lambda: model.fit(X, Y), lambda: model.partial_fit(X, Y, classes=range(3)),
                          lambda: model.predict(X), lambda: model.predict_proba(X),
                          lambda: model.score(X, Y), lambda: model.frozen()):
                 with pytest.raises(RuntimeError, match=REFUSED):
