@@ -204,7 +204,8 @@ def to_c(network: Sequential, path: str | os.PathLike[str], *, name: str = "pred
     if _check_layers(network.layers) == 0:
         raise ValueError("network must have a Dense or a LayerNorm, which tell how many inputs it "
                          f"takes, got {network!r}")
-    program = _Program(network)
+    with network._use:
+        program = _Program(network)
     with replacing(Path(path)) as file:
         for piece in program.pieces():
             file.write(piece.replace("NAME", name).encode())

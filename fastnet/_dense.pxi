@@ -97,6 +97,14 @@ cdef inline double to_transpose(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
     return 30.0 * padded(k) * (padded(n) // LANES)
 
 
+cdef inline Py_ssize_t like_batch(Py_ssize_t n) noexcept nogil:
+    """The batch size by which a way is chosen for n rows.
+
+    From 16 on many sizes go by one, so that a row has the same bits whichever of them it is in.
+    """
+    return n if n < 16 else 20 if n < 32 else 44 if n < 64 else 128
+
+
 cdef void dense_forward(
         const real *X, const real *W, const real *b, real *Z,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu,
@@ -105,12 +113,13 @@ cdef void dense_forward(
 
     Ways that are for small layers do all columns with the first.
     """
-    cdef double by_rows = by_dots(n, n_in, n_out), tiles = by_tiles(n, n_in, n_out)
+    cdef Py_ssize_t like = like_batch(n)
+    cdef double by_rows = by_dots(like, n_in, n_out), tiles = by_tiles(like, n_in, n_out)
     cdef bint flips = n_out > 1 and by_rows + to_transpose(n_in, n_out) < tiles
     flips = flips and n_out * padded(n_in) <= PANEL * <Py_ssize_t>LANES
     if first > 0 and (n_out <= LANES or flips):
         return
-    if n * n_in * n_out <= PLAIN:
+    if like * n_in * n_out <= PLAIN:
         plain(X, n_in, 1, W, n_out, 1, b, Z, rows, n_in, n_out, relu)
     elif n == 1 and 1 < n_out <= LANES:
         single_vector(X, W, n_out, b, Z, n_in, n_out, relu)

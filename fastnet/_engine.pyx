@@ -19,6 +19,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -238,10 +239,47 @@ cdef class Arena:
 
 
 cdef class Use:
-    """Who is at work on some parameters; shared by a network and those inside it."""
+    """Who is at work on some parameters; shared by a network and those inside it.
 
-    cdef bint writing
+    A thread trains between `begin` and `end`, and may begin again meanwhile; a second one is
+    refused. In a `with` block they are read; no other thread may be writing then.
+    """
+
+    cdef bint writing               # now, and not only between other things
     cdef Py_ssize_t reading
+    cdef unsigned long owner        # the thread that trains,
+    cdef Py_ssize_t depth           # and how often it has begun to
+
+    def begin(self, bint writes=False):
+        """Let this thread train; with `writes` it needs the parameters for itself alone.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread trains, or reads what is to be written.
+        """
+        cdef unsigned long me = <unsigned long>PyThread_get_thread_ident()
+        if self.depth and self.owner != me or writes and (self.reading or self.writing):
+            raise RuntimeError("this network is in use by another thread")
+        self.owner = me
+        self.depth += 1
+        if writes:
+            self.writing = True
+
+    def end(self, bint writes=False):
+        """After `begin`, with the same argument."""
+        self.depth -= 1
+        if writes:
+            self.writing = False
+
+    def __enter__(self):
+        if self.writing and not (
+                self.depth and self.owner == <unsigned long>PyThread_get_thread_ident()):
+            raise RuntimeError("this network is being trained by another thread")
+        self.reading += 1
+
+    def __exit__(self, *error):
+        self.reading -= 1
 
 
 cdef class Engine:
@@ -516,8 +554,11 @@ cdef class Engine:
     cdef int reserve_targets(self, Py_ssize_t rows, bint weighs) except -1:
         """Make room for targets as rows of weights, and for the weights of shuffled samples."""
         if weighs and (self.targets is None or cnp.PyArray_DIM(self.weights, 0) < rows):
-            self.targets = aligned_zeros(rows * self.n_out, self.dtype)
-            self.weights = aligned_zeros(rows, self.dtype)
+            targets = aligned_zeros(rows * self.n_out, self.dtype)
+            weights = aligned_zeros(rows, self.dtype)
+            if self.targets is not None and cnp.PyArray_DIM(self.weights, 0) >= rows:
+                return 0                    # another thread was quicker
+            self.targets, self.weights = targets, weights
             self.targets_start = cnp.PyArray_BYTES(self.targets)
             self.weights_start = cnp.PyArray_BYTES(self.weights)
         return 0
@@ -1204,8 +1245,6 @@ cdef class Engine:
         cdef Arena arena = self.predicting
         cdef int most = 1
         cdef Caller caller
-        if self.use.writing:
-            raise RuntimeError("this network is being trained by another thread")
         if arena is None or arena.rows < block or arena.lent:
             # The network's own is too small, or in use by another thread.
             arena = Arena(block, self.predict_columns, self.dtype, self.n_operations)
@@ -1213,6 +1252,8 @@ cdef class Engine:
                 self.predicting = arena
         if arena is self.predicting:    # its tuners are for one thread of Python at a time
             most = self.most_threads(self.work * block)
+        if self.use.writing:            # asked last: memory is made in Python, others go on then
+            raise RuntimeError("this network is being trained by another thread")
         arena.lent = True
         self.use.reading += 1
         caller = enter(self.work * n)
@@ -1225,19 +1266,19 @@ cdef class Engine:
     cdef void predict_blocks(
             self, Arena arena, const char *x, char *y, Py_ssize_t n, Py_ssize_t block,
             int most) noexcept nogil:
-        cdef Py_ssize_t first = 0
+        cdef Py_ssize_t first = 0, some
         cdef double work = self.work * block, begin = 0
         cdef Tuner *tuner = self.tuner(PREDICTING, work, most)
         cdef int threads = most
         while first < n:
+            some = evenly(n - first, block)     # no short last one, of which a way may be another
             if tuner != NULL:
                 threads, begin = threads_for(tuner, most, work >= SURE_WORK), seconds_now()
             self.predict_rows(arena, <const real *>(x + first * self.n_in * self.itemsize),
-                              <real *>(y + first * self.n_out * self.itemsize),
-                              min(n - first, block), threads)
-            first += block
-            if tuner != NULL and first <= n:        # a whole block
-                took(tuner, seconds_now() - begin, 1)
+                              <real *>(y + first * self.n_out * self.itemsize), some, threads)
+            first += some
+            if tuner != NULL:
+                took(tuner, seconds_now() - begin, some)
 
     def finite(self):
         """Return whether all parameters are."""
@@ -1248,7 +1289,24 @@ cdef class Engine:
         """Return `(outcome, total, shares, correct)`, as `train`, of the network as it is.
 
         `scores` (n, n_out), if it is given, gets those.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread trains the network.
+        MemoryError
         """
+        if self.use.writing:
+            raise RuntimeError("this network is being trained by another thread")
+        self.use.reading += 1               # also while memory is made
+        try:
+            return self.measured(x, target, sample_weight, objective, accuracy, scores)
+        finally:
+            self.use.reading -= 1
+
+    cdef tuple measured(
+            self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight,
+            Objective objective, bint accuracy, cnp.ndarray scores):
         cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), first = 0, some, block = self.block(n)
         cdef Py_ssize_t correct = 0
         cdef cnp.ndarray own = np.empty((block, self.n_out), self.dtype) if scores is None else None
@@ -1260,7 +1318,7 @@ cdef class Engine:
         cdef Caller caller
         self.reserve_targets(block, sample_weight is not None or objective.takes_rows)
         while first < n:
-            some = b.n = min(n - first, block)
+            some = b.n = evenly(n - first, block)
             at = own[:some] if scores is None else scores[first:first + some]
             self.predict_into(x[first:first + some], at)
             found = <const real *>cnp.PyArray_DATA(at)

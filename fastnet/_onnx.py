@@ -110,7 +110,8 @@ def to_onnx(
                          f"{LARGEST:,} at most")
     onnx = _onnx()
     writer = _Writer(onnx, network.dtype)
-    y = writer.chain(network.layers, "X")
+    with network._use:
+        y = writer.chain(network.layers, "X")
     if writer.n_in is None:
         raise ValueError("network must have a Dense or a LayerNorm, which tell how many features "
                          "its input has")

@@ -30,6 +30,7 @@ cdef enum Kind:
 
 cdef enum:
     ROWS_APART = 16         # where parts of rows begin: kernels take up to so many together,
+    FEWEST = 4              # rows in a part: softmax of fewer goes another way
     ENTRIES_APART = 1024    # and parts of parameters
     COLUMNS_APART = 192     # at least, in a part of a wide layer
     WIDE_LAYER = 32_768     # weights of one, at least
@@ -300,6 +301,8 @@ cdef inline bint cut(
     if parts <= 1:
         return False
     part[0] = ((size + parts - 1) // parts + distance - 1) // distance * distance
+    while 0 < size % part[0] < FEWEST:
+        part[0] += distance
     return part[0] < size
 
 

@@ -110,8 +110,6 @@ class Trainer:
     loss : Loss
     metrics : dict
         Functions of scores and target by name.
-    stepping : bool
-        Whether a step layer by layer is under way.
     """
 
     def __init__(
@@ -136,6 +134,7 @@ class Trainer:
                              "or 'sum', got 'none'")
         self._network = weakref.proxy(network)      # which holds this
         self._engine: _engine.Engine | None = network._engine
+        self._use: _engine.Use = network._use
         self._dtype: np.dtype = network.dtype
         for name, weights in (("weight", getattr(loss, "weight", None)),
                               ("pos_weight", getattr(loss, "pos_weight", None))):
@@ -159,7 +158,6 @@ class Trainer:
             SGD._apply, Adam._apply, RMSprop._apply)
         self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
         self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
-        self.stepping = False
         self.shared: Any = None             # the steps that it takes with other ranks
 
     def restart(self) -> None:
@@ -243,7 +241,10 @@ class Trainer:
     def _inputs(self, x: Any) -> np.ndarray:
         if self._engine is not None:
             return self._engine.inputs(x)
-        return _ops.as_floats(x, "X", self._dtype)
+        found: np.ndarray = _ops.as_floats(x, "X", self._dtype)
+        if found.ndim == 0:
+            raise ValueError("X must have a row for each sample, got a single number")
+        return found
 
     def _width(self, x: np.ndarray) -> int:
         """Return the number of outputs, which layers of somebody's own have to be asked for."""
@@ -309,21 +310,25 @@ class Trainer:
 
     def step(self, x: Any, y: Any, sample_weight: Any, update: bool) -> float:
         """Take one step on a batch, and return its mean loss: `Sequential.train_step`."""
-        if self._engine is None or not self._native:
-            return self._step_by_layers(x, y, sample_weight, "", update)[0]
-        x = self._engine.inputs(x)
-        target = self._target(y, len(x), self._engine.n_out)
-        if sample_weight is not None:
-            sample_weight = self._weights(sample_weight, None, target)
-        assert self._objective is not None
-        steps = self._steps_of(1)
-        outcome, _, value, *_ = self._engine.train(
-            x, target, sample_weight, self._objective, len(x), None, False, self._keeps_gradients,
-            steps, update)
-        self.optimizer.steps += steps.taken
-        if outcome != "fine":
-            raise self.failure(outcome, value, "")
-        return value
+        self._use.begin()
+        try:
+            if self._engine is None or not self._native:
+                return self._step_by_layers(x, y, sample_weight, "", update)[0]
+            x = self._engine.inputs(x)
+            target = self._target(y, len(x), self._engine.n_out)
+            if sample_weight is not None:
+                sample_weight = self._weights(sample_weight, None, target)
+            assert self._objective is not None
+            steps = self._steps_of(1)
+            outcome, _, value, *_ = self._engine.train(
+                x, target, sample_weight, self._objective, len(x), None, False,
+                self._keeps_gradients, steps, update)
+            self.optimizer.steps += steps.taken
+            if outcome != "fine":
+                raise self.failure(outcome, value, "")
+            return value
+        finally:
+            self._use.end()
 
     @property
     def runs_epochs(self) -> bool:
@@ -426,9 +431,7 @@ class Trainer:
     ) -> tuple[float, np.ndarray, Any, Any]:
         """Take a step by calling each layer; return the loss, the scores, target and weights."""
         loss = self.loss
-        if self.stepping:
-            raise RuntimeError("this network is in use by another thread")
-        self.stepping = True
+        self._use.begin(True)
         try:
             scores = self._network.forward(x)
             if y is not None and loss.__class__ in LOSSES.values():
@@ -444,7 +447,7 @@ class Trainer:
             if update:
                 self._update_by_layers(value, place)
         finally:
-            self.stepping = False
+            self._use.end(True)
         return value, scores, y, weights
 
     def _gather(self, share: float) -> None:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -273,6 +273,10 @@ class Sequential(Layer):
         self._current_fit: Fitting | None = None
         self.stop_training = False
         self._rng: np.random.Generator | None = None
+        self._use = _engine.Use()
+        for layer in every:
+            if isinstance(layer, Sequential):
+                layer._use = self._use
         self._operations: _Operations | None = None
         self._engine: _engine.Engine | None = None
         self.n_threads = n_threads
@@ -338,17 +342,14 @@ class Sequential(Layer):
             layer._move(list(zip(values, grads, strict=True)))
         self._bind(parameters, gradients)
         for network, part in operations.inner:
-            network._bind(parameters[part], gradients[part], self._engine)
+            network._bind(parameters[part], gradients[part])
 
-    def _bind(
-        self, parameters: np.ndarray, gradients: np.ndarray, outer: _engine.Engine | None = None
-    ) -> None:
+    def _bind(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
         """Work on these buffers, which hold the layers' parameters one after the other."""
         self._operations = _Operations(self._layers, self._dtype, self._in_features())
         self._parameters = parameters
         self._engine = _engine.Engine(
-            self._operations.list, parameters, gradients, self._flattens(),
-            use=outer.use if outer is not None else None)
+            self._operations.list, parameters, gradients, self._flattens(), use=self._use)
         self.n_threads = self._n_threads
 
     def _in_features(self) -> int:
@@ -400,9 +401,10 @@ class Sequential(Layer):
         *first, last = self._layers
         check_apart(out, x, "the input")
         y = x
-        for layer in first:
-            y = layer.forward(y)
-        y = last.forward(y) if out is None else last.forward(y, out)
+        with self._use:
+            for layer in first:
+                y = layer.forward(y)
+            y = last.forward(y) if out is None else last.forward(y, out)
         return np.asarray(y)
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -410,9 +412,10 @@ class Sequential(Layer):
         first, *others = self._layers
         check_apart(out, dy, "dY")
         dx = dy
-        for layer in reversed(others):
-            dx = layer.backward(dx)
-        dx = first.backward(dx) if out is None else first.backward(dx, out)
+        with self._use:
+            for layer in reversed(others):
+                dx = layer.backward(dx)
+            dx = first.backward(dx) if out is None else first.backward(dx, out)
         return np.asarray(dx)
 
     # ---- Training ------------------------------------------------------------------------------
@@ -461,8 +464,12 @@ class Sequential(Layer):
         if isinstance(trainer.loss, BinaryCrossEntropy) and self._ends_in(Sigmoid):
             raise ValueError("BinaryCrossEntropy takes raw scores, but the network ends in a "
                              "Sigmoid: leave that out; predict_proba gives probabilities")
-        trainer.forget_pending()
-        self._trainer = trainer
+        self._use.begin()
+        try:
+            trainer.forget_pending()
+            self._trainer = trainer
+        finally:
+            self._use.end()
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -695,18 +702,20 @@ class Sequential(Layer):
             x_val, y_val, *more = validation_data
             validation = trainer.samples(x_val, y_val, (more or [None])[0], None, others)
         progress = [Progress()] if verbose else []
-        trainer.forget_pending()
-        self.stop_training = False
+        self._use.begin()
         before = self._current_fit          # a callback may fit as well
-        fitting = self._current_fit = (
-            Fitting if ranks is None else partial(SharedFitting, ranks, split))(
-            self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
-            orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
         try:
+            trainer.forget_pending()
+            self.stop_training = False
+            fitting = self._current_fit = (
+                Fitting if ranks is None else partial(SharedFitting, ranks, split))(
+                self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
+                orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
             return fitting.run()
         finally:
             self._current_fit = before
             trainer.forget_pending()
+            self._use.end()
             for bar in progress:
                 bar.close()
 
@@ -758,8 +767,9 @@ class Sequential(Layer):
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output: raw scores, where the network ends in a `Dense`.
 
-        Large inputs are taken in blocks of rows, whose results can differ from those of the layers
-        on all rows at once in the last bits.
+        A row gets the same bits whatever the other rows are, while their number stays among 16 to
+        31, 32 to 63, or is at least 64; each smaller number stands for itself. Of `frozen` these
+        classes are 1, 2 to 3, and at least 4.
 
         Parameters
         ----------
@@ -778,24 +788,24 @@ class Sequential(Layer):
             return self._predict_map(x, out)
         if self._engine is not None:
             return self._engine.predict(x, out)
-        if self._trainer is not None and self._trainer.stepping:
-            raise RuntimeError("this network is being trained by another thread")
         *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
         check_apart(out, x, "the input")
         y = x
-        for predict in first:
-            y = predict(y)
-        return np.asarray(last(y) if out is None else last(y, out))
+        with self._use:
+            for predict in first:
+                y = predict(y)
+            return np.asarray(last(y) if out is None else last(y, out))
 
     def _predict_map(self, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """Predict a memory map of another type, some rows at a time."""
-        rows = lazy_rows(x)
-        first = self.predict(np.asarray(x[:rows]))
+        parts = max(1, len(x) // max(64, lazy_rows(x)))     # not so few that another way is quicker
+        ends = [len(x) * part // parts for part in range(1, parts + 1)]
+        first = self.predict(np.asarray(x[:ends[0]]))
         if isinstance(out, np.ndarray) and out.shape != (len(x), first.shape[1]):
             raise ValueError(f"out must have shape {(len(x), first.shape[1])}, got {out.shape}")
         y = np.empty((len(x), first.shape[1]), first.dtype) if out is None else out
-        for start in range(0, len(x), rows):
-            self.predict(np.asarray(x[start:start + rows]), y[start:start + rows])
+        for start, end in pairwise([0, *ends]):
+            self.predict(np.asarray(x[start:end]), y[start:end])
         return y
 
     @property
@@ -858,8 +868,9 @@ class Sequential(Layer):
         if self._engine is None or self._operations is None or self._parameters is None:
             raise ValueError("only a network of built-in layers, with a Dense among them, can be "
                              "frozen")
-        return Predictor(self._operations.list, self._parameters, self._flattens(),
-                         self._engine.n_threads, self._head())
+        with self._use:
+            return Predictor(self._operations.list, self._parameters, self._flattens(),
+                             self._engine.n_threads, self._head())
 
     # ---- To and from PyTorch -------------------------------------------------------------------
 
@@ -883,8 +894,9 @@ class Sequential(Layer):
         ValueError
             A layer with parameters is not built in.
         """
-        return {name: value.copy()
-                for name, value in _torch.named_parameters(_torch.unfolded(self._layers))}
+        with self._use:
+            return {name: value.copy()
+                    for name, value in _torch.named_parameters(_torch.unfolded(self._layers))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy parameters in that `state_dict` gave, here or in PyTorch.
@@ -906,7 +918,11 @@ class Sequential(Layer):
             or too large for the network's dtype, a layer with parameters that is not built in.
             Whatever is raised, nothing has changed.
         """
-        _torch.load(dict(_torch.named_parameters(_torch.unfolded(self._layers))), state)
+        self._use.begin(True)
+        try:
+            _torch.load(dict(_torch.named_parameters(_torch.unfolded(self._layers))), state)
+        finally:
+            self._use.end(True)
 
     def to_torch(self) -> Any:
         """Return the network as a `torch.nn.Sequential`, with copies of the parameters.
@@ -928,7 +944,8 @@ class Sequential(Layer):
                     and type(network).forward is not Sequential.forward):
                 raise ValueError(f"{type(network).__name__} is a network with a forward of its "
                                  "own, which PyTorch has no module for")
-        return _torch.module_of(_torch.unfolded(self._layers))
+        with self._use:
+            return _torch.module_of(_torch.unfolded(self._layers))
 
     @classmethod
     def from_torch(cls, module: Any) -> Self:
@@ -994,7 +1011,9 @@ class Sequential(Layer):
         OSError
             The file cannot be written; what stood there is as it was.
         """
-        write_state(path, "network", self._file_state(flag(include_optimizer, "include_optimizer")))
+        include_optimizer = flag(include_optimizer, "include_optimizer")
+        with self._use:
+            write_state(path, "network", self._file_state(include_optimizer))
 
     def _file_state(self, include_optimizer: bool = True) -> dict[str, Any]:
         """Return what a file holds: the network in words, and the state of its training."""
@@ -1075,15 +1094,19 @@ class Sequential(Layer):
         fit = self._current_fit if state["fit"] is not None else None
         if fit is not None:
             fit.check_state(state["fit"])
-        if self._trainer is not None and state["optimizer"] is not None:
-            self._trainer.optimizer._set_state(self._layers, state["optimizer"])
-            self._trainer.restart()
-        if fit is not None:
-            fit.set_state(state["fit"])
-        for name, value, _ in parameters:
-            value[...] = state["parameters"][name]
-        for layer, one in zip(dropouts, seen, strict=True):
-            layer._seen[:] = one
+        self._use.begin(True)
+        try:
+            if self._trainer is not None and state["optimizer"] is not None:
+                self._trainer.optimizer._set_state(self._layers, state["optimizer"])
+                self._trainer.restart()
+            if fit is not None:
+                fit.set_state(state["fit"])
+            for name, value, _ in parameters:
+                value[...] = state["parameters"][name]
+            for layer, one in zip(dropouts, seen, strict=True):
+                layer._seen[:] = one
+        finally:
+            self._use.end(True)
 
     # ---- Looking at it -------------------------------------------------------------------------
 
@@ -1145,6 +1168,8 @@ class Sequential(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy layers and how to train them; buffers are made anew."""
+        self._use.begin()                       # refused while another thread trains
+        self._use.end()
         how = None if self._trainer is None else self._trainer.arguments()
         return {"_layers": self._layers, "_rng": self._rng, "how": how,
                 "n_threads": self._n_threads}

@@ -37,12 +37,14 @@ from sklearn.utils.validation import (
 )
 
 from fastnet import activations
-from fastnet._convert import set_random_state
+from fastnet._convert import numeric, set_random_state
 from fastnet._distributed import SharedFitting
+from fastnet._engine import Use
 from fastnet._fitting import Fitting, Portion, Samples, Tally
 from fastnet._ops import (
     activation_forward,
     adam_rates,
+    as_floats,
     exp_forward,
     softmax_forward,
     sum_of_squares,
@@ -348,6 +350,12 @@ class _Convergence(Callback):
 
 # ---- The estimators ----------------------------------------------------------------------------
 
+def _check_unmasked(value: Any, name: str) -> None:
+    """TypeError for a masked array, whose mask scikit-learn does not see."""
+    if isinstance(value, np.ma.MaskedArray):
+        numeric(value, name)
+
+
 EXTRA: dict[str, list[Any]] = {
     "activation": [StrOptions({*THEIR_ACTIVATIONS, *activations.NAMES}), list, tuple],
     "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -453,9 +461,29 @@ class _MLP(BaseMultilayerPerceptron):
 
     # ---- Fitting -------------------------------------------------------------------------------
 
+    @property
+    def _use(self) -> Use:
+        """Who is at work on the estimator."""
+        use: Use = self.__dict__.setdefault("_in_use", Use())
+        return use
+
     def _fit(
         self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False,
         validation: tuple[Any, Any] | None = None, ranks: Ranks | None = None,
+    ) -> Any:
+        X_val, y_val = validation or (None, None)
+        for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight),
+                            ("X_val", X_val), ("y_val", y_val)):
+            _check_unmasked(value, name)
+        self._use.begin(True)
+        try:
+            return self._fit_alone(X, y, sample_weight, incremental, validation, ranks)
+        finally:
+            self._use.end(True)
+
+    def _fit_alone(
+        self, X: Any, y: Any, sample_weight: Any, incremental: bool,
+        validation: tuple[Any, Any] | None, ranks: Ranks | None,
     ) -> Any:
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
@@ -536,7 +564,11 @@ class _MLP(BaseMultilayerPerceptron):
             return False
         target = labels if self.out_activation_ == "softmax" else self._target(labels)
         tally = quick.trainer.tally()
-        quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
+        self._use.begin(True)
+        try:
+            quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
+        finally:
+            self._use.end(True)
         if quick.trainer.diverged:
             raise ValueError(NOT_FINITE)
         self.n_iter_ = 0
@@ -547,14 +579,15 @@ class _MLP(BaseMultilayerPerceptron):
     def _as_taken(self, X: Any) -> np.ndarray:
         """Return samples as the network takes them; sparse ones become dense."""
         X = X.toarray() if hasattr(X, "toarray") else X
-        return np.ascontiguousarray(X, self.network_.dtype)
+        taken: np.ndarray = as_floats(X, "X", self.network_.dtype)
+        return taken
 
     def _target(self, y: np.ndarray) -> np.ndarray:
         """Return labels of several classes as indices, and anything else as rows."""
         if self.out_activation_ == "softmax":
             labels: np.ndarray = y.argmax(axis=1)
             return labels
-        rows = np.ascontiguousarray(y, self.network_.dtype)
+        rows: np.ndarray = as_floats(y, "y", self.network_.dtype)
         smoothing = self.label_smoothing
         if not smoothing:
             return rows
@@ -677,6 +710,11 @@ class _MLP(BaseMultilayerPerceptron):
         OSError
             The file cannot be written; what stood there is as it was.
         """
+        with self._use:
+            write_state(path, "estimator", self._file_state())
+
+    def _file_state(self) -> dict[str, Any]:
+        """Return what a file holds."""
         parameters = self.get_params(deep=False)
         if parameters["callbacks"]:
             raise ValueError("callbacks cannot be saved: set_params(callbacks=None) first")
@@ -698,7 +736,7 @@ class _MLP(BaseMultilayerPerceptron):
                       "history": vars(getattr(self, "history_", History()))}
             if hasattr(self, "_label_binarizer"):
                 about["y_type"] = self._label_binarizer.y_type_
-        write_state(path, "estimator", {"estimator": about, **network})
+        return {"estimator": about, **network}
 
     def _take_file_state(self, about: dict[str, Any], state: dict[str, Any]) -> None:
         """Become what a file's fitted estimator was; one of several errors where it was none."""
@@ -731,7 +769,7 @@ class _MLP(BaseMultilayerPerceptron):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_quick"}
+        return {name: value for name, value in state.items() if name not in ("_quick", "_in_use")}
 
     def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
         """Minimise the loss of all samples at once, by SciPy."""
@@ -782,10 +820,12 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """Return what the output activation makes of the scores, for all that predicts."""
+        _check_unmasked(X, "X")
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        self._synchronise()
-        return _outputs(self.out_activation_, self.network_.predict(self._as_taken(X)))
+        with self._use:
+            self._synchronise()
+            return _outputs(self.out_activation_, self.network_.predict(self._as_taken(X)))
 
     def _score_with_function(
         self, X: Any, y: Any, sample_weight: Any, score_function: Any
@@ -801,8 +841,9 @@ class _MLP(BaseMultilayerPerceptron):
         shape is refused, but names of columns and NaN are not looked at.
         """
         check_is_fitted(self)
-        self._synchronise()
-        return _Frozen(self)
+        with self._use:
+            self._synchronise()
+            return _Frozen(self)
 
 
 class _Quick:

@@ -16,14 +16,15 @@ WIDTHS = some.one_of(some.integers(1, 20), some.sampled_from([31, 32, 33, 64, 20
 UNIT = some.floats(0, 0.9)
 
 
+KINDS = ["dense", "dense", "activation", "norm", "drop", "residual", "scale"]
+
+
 @some.composite
-def chains(draw, dtype, activations, width, *, rough=True, deep=2):
+def chains(draw, dtype, activations, width, *, rough=True, deep=2, kinds=KINDS):
     """Layers that take so many features, and how many they give."""
     layers = []
     rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
-    for kind in draw(some.lists(some.sampled_from(
-            ["dense", "dense", "activation", "norm", "drop", "residual", "scale"]),
-            min_size=1, max_size=5)):
+    for kind in draw(some.lists(some.sampled_from(kinds), min_size=1, max_size=5)):
         if kind == "dense":
             wide = draw(WIDTHS)
             fused = draw(some.sampled_from([None, *(activations.keys() - {"gelu_tanh"})]))
@@ -41,7 +42,8 @@ def chains(draw, dtype, activations, width, *, rough=True, deep=2):
         elif not deep:
             layers.append(fn.Flatten())
         else:
-            inner, wide = draw(chains(dtype, activations, width, rough=rough, deep=deep - 1))
+            inner, wide = draw(chains(
+                dtype, activations, width, rough=rough, deep=deep - 1, kinds=kinds))
             if wide != width:
                 inner.append(fn.Dense(wide, width, dtype=dtype, rng=rng))
             layers.append(fn.Residual(inner))

@@ -2,17 +2,46 @@
 
 Every check runs before native code starts, so an error leaves parameters, optimizer state and
 outputs as they were; `unchanged` watches that. Numbers in names are those of the list of bad
-inputs that the project keeps.
+inputs that the project keeps, of which every row has a test here; other files go on where a part of
+the library has more to say. First layers, losses and kernels, then the other doors: `doors.py`.
 """
 
 import contextlib
+import copy
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from doors import (
+    CLASSES,
+    FEATURES,
+    LEARN,
+    NETWORKS,
+    ROWS,
+    X,
+    Y,
+    command,
+    labels_for,
+    make_estimator,
+    make_network,
+    quiet,
+    state,
+    table,
+    targets_through_networks,
+    through_estimators,
+    through_networks,
+    write_files,
+)
 
 import fastnet as fn
-from fastnet import _ops, initializers
+from fastnet import _engine, _ops, _pool, initializers
 
 LOSSES = {"softmax": fn.SoftmaxCrossEntropy, "probabilities": fn.CrossEntropy}
 
@@ -652,3 +681,947 @@ def test_50_many_threads_at_once(dtype, rng):
     with ThreadPoolExecutor(4) as threads:
         found = set(threads.map(work, range(8)))
     assert len(found) == 1
+
+
+# ---- The other doors: networks, frozen networks, estimators, the command line ------------------
+
+LAST_ROW = 66
+
+
+def rows_of(name):
+    """The rows that a test's name begins with: test_10_to_20_and_25_..., test_45_46_..."""
+    found, words = set(), re.match(r"test_((?:\d\d_|to_|and_)*)", name).group(1).split("_")
+    for i, word in enumerate(words):
+        if word == "to":
+            found |= set(range(int(words[i - 1]), int(words[i + 1])))
+        elif word.isdigit():
+            found.add(int(word))
+    return found
+
+
+def test_every_row_has_a_test_here():
+    found = set().union(*(rows_of(name) for name in globals() if name.startswith("test_")))
+    assert sorted(set(range(1, LAST_ROW + 1)) - found) == []
+    assert max(found) == LAST_ROW
+
+
+def refuse(doors, error, match, leaves=state):
+    """Every door raises; networks stay as they were, and take good data after that."""
+    for name, net, call in doors:
+        before = leaves(net)
+        with pytest.raises(error, match=match):
+            call()
+            pytest.fail(name)
+        if "validation" not in name or "own" not in name:
+            assert leaves(net) == before, name
+        assert np.isfinite(net.train_step(X, Y)), name
+
+
+def refuse_by_estimators(x, error, match):
+    """Every door of the estimators raises."""
+    pytest.importorskip("sklearn")
+    for name, call in through_estimators(x):
+        with pytest.raises(error, match=match):
+            call()
+            pytest.fail(name)
+
+
+def test_01_networks_and_no_rows():
+    for name, net, call in through_networks(X[:0]):
+        before = state(net)
+        if name.split(",")[0] in LEARN:
+            with pytest.raises(ValueError, match="a mean over 0 rows is not defined"):
+                call()
+            assert state(net) == before or "validation" in name
+        else:
+            assert call().shape in ((0, CLASSES), (0,)), name
+    refuse_by_estimators(X[:0], ValueError, "0 sample")
+
+
+def test_02_networks_and_no_features():
+    with pytest.raises(ValueError, match=r"in_features must be in the interval \[1, inf\)"):
+        fn.Sequential([fn.Dense(0, 3)])
+    refuse(through_networks(X[:, :0]), ValueError,
+           "X must have (4 features|at least 1 column), got 0")
+    refuse_by_estimators(X[:, :0], ValueError, "0 feature")
+
+
+def test_03_networks_and_one_class():
+    net = fn.Sequential([fn.Dense(FEATURES, 1)])
+    net.compile(metrics=["accuracy"])
+    history = net.fit(X, np.zeros(len(X), int), verbose=0)
+    assert history.accuracy == [1] and history.loss == [0]
+    assert not net.predict_labels(X).any() and (net.predict_proba(X) == 1).all()
+    assert not net.frozen().predict_labels(X).any()
+    pytest.importorskip("sklearn")
+    for label in (7, "only"):
+        model = make_estimator(y=np.array([label] * len(X)))
+        assert set(model.predict(X)) == set(model.frozen().predict(X)) == {label}
+
+
+SHAPES = {"0-d": X[0, 0], "1-d": X[0], "3-d": X[None], "4-d": X[None, None]}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_04_networks_and_wrong_numbers_of_dimensions(name):
+    x = SHAPES[name]
+    refuse(through_networks(x), ValueError,
+           f"X must have 2 dimensions, got {np.ndim(x)}|X must have a row for each sample")
+    refuse_by_estimators(x, ValueError, "Expected 2D array|while dim <= 2 is required")
+    labels = {"0-d": Y[0], "3-d": Y[:, None, None]}.get(name)
+    if labels is not None:
+        refuse(targets_through_networks(labels), ValueError, "target must have 1 dimension")
+
+
+def test_05_networks_and_wrong_numbers_of_features():
+    for x in (X[:, :3], np.repeat(X, 2, axis=1)):
+        refuse(through_networks(x), ValueError, f"X must have 4 features, got {x.shape[1]}")
+    pytest.importorskip("sklearn")
+    for name, call in through_estimators(X[:, :3]):
+        if not name.endswith(".fit"):               # which begins anew
+            with pytest.raises(ValueError, match="X has 3 features, but .* is expecting 4"):
+                call()
+
+
+def test_06_networks_and_different_numbers_of_rows():
+    for y in (Y[:-1], np.append(Y, 0)):
+        refuse(targets_through_networks(y), ValueError, f"target must have 20 rows, got {len(y)}")
+    net = make_network()
+    for weights in (np.ones(19), np.ones(21)):
+        for call in (net.train_step, net.evaluate):
+            with pytest.raises(ValueError, match=r"sample_weight must have shape \(20,\)"):
+                call(X, Y, weights)
+        with pytest.raises(ValueError, match=r"sample_weight must have shape \(20,\)"):
+            net.fit(X, Y, sample_weight=weights, verbose=0)
+    pytest.importorskip("sklearn")
+    model = make_estimator()
+    for call in (lambda: model.fit(X, Y[:-1]), lambda: model.partial_fit(X, Y[:-1]),
+                 lambda: model.score(X, Y[:-1]), lambda: model.fit(X, Y, np.ones(19))):
+        with pytest.raises(ValueError, match="inconsistent numbers|sample_weight.shape"):
+            call()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_07_networks_and_batches_of_changing_size(own, dtype, rng):
+    """Each result is that of a network that has seen nothing but this batch."""
+    net, twin = make_network(own, dtype), make_network(own, dtype)
+    for n in (32, 7, 1, 33, 300, 2, 32):
+        x = rng.normal(size=(n, FEATURES)).astype(dtype)
+        fresh = copy.deepcopy(twin)
+        assert np.array_equal(net.predict(x), fresh.predict(x))
+        assert net.train_step(x, labels_for(x)) == twin.train_step(x, labels_for(x))
+        assert net.evaluate(x, labels_for(x)) == copy.deepcopy(twin).evaluate(x, labels_for(x))
+    net.fit(X, Y, batch_size=7, epochs=2, shuffle=False, verbose=0)         # the last has 6
+    for first in (0, 7, 14) * 2:
+        twin.train_step(X[first:first + 7], Y[first:first + 7])
+    assert state(net)[0] == state(twin)[0]
+
+
+def test_08_every_width_and_batch_from_1_to_33(dtype):
+    """Also under the address sanitizer: scripts/address_sanitizer runs this file."""
+    rng = np.random.default_rng(8)
+    tolerance = 400 * np.finfo(dtype).eps           # of sums of up to 33 products
+    for width in range(1, 34):
+        net = fn.Sequential([fn.Dense(width, 34 - width, False, dtype=dtype, rng=rng), fn.ReLU(),
+                             fn.Dense(34 - width, width, False, dtype=dtype, rng=rng)])
+        net.compile(fn.SGD(0.01))
+        first, second = net.layers[0], net.layers[2]
+        for n in range(1, 34):
+            x = rng.normal(size=(n, width)).astype(dtype)
+            w, u = first.weight.astype(float), second.weight.astype(float)
+            hidden = np.maximum(x @ w, 0)
+            scores = hidden @ u
+            for predict in (net.predict, net.frozen().predict):
+                assert np.abs(predict(x) - scores).max() <= tolerance
+            labels = rng.integers(width, size=n)
+            p = np.exp(scores - scores.max(1, keepdims=True))
+            dz = (p / p.sum(1, keepdims=True) - np.eye(width)[labels]) / n
+            du, dw = hidden.T @ dz, x.T @ (dz @ u.T * (hidden > 0))
+            net.train_step(x, labels)
+            assert np.abs(second.weight - (u - 0.01 * du)).max() <= tolerance
+            assert np.abs(first.weight - (w - 0.01 * dw)).max() <= tolerance
+
+
+def test_09_networks_whose_sizes_overflow():
+    for shape in [(2**40, 2**40), (2**62, 4), (2**31, 2**31), (10**400, 3)]:
+        with pytest.raises(MemoryError):
+            fn.Sequential([fn.Dense(*shape)])
+
+
+FORMS = {name: form for name, form in CONVERTED.items() if not name.startswith("25 list of")}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_10_11_12_14_16_17_18_19_20_25_other_doors_convert_what_is_harmless(kind, dtype, rng):
+    x = rng.integers(0, 2, size=(20, FEATURES)).astype(dtype)
+    form = FORMS[kind](x)
+    before = copy.deepcopy(form)
+    for own, name, door in NETWORKS:
+        results = []
+        for given in (x, form):
+            net = make_network(own, dtype)
+            more = (Y,) if name in LEARN else ()
+            result = door(net, given, *more)
+            results.append((state(net), repr(result), np.asarray(result).tobytes()
+                            if isinstance(result, np.ndarray) else b""))
+        assert results[0] == results[1], (kind, name)
+    assert np.array_equal(before, form)             # and nobody has written to it
+    pytest.importorskip("sklearn")
+    model = make_estimator(dtype=str(dtype))
+    np.testing.assert_array_equal(model.predict(form), model.predict(x))
+    np.testing.assert_array_equal(model.frozen().predict_proba(form),
+                                  model.frozen().predict_proba(x))
+
+
+UNFIT = {
+    "13": (X + 0j, ValueError, "must hold real numbers, got dtype complex64"),
+    "15 text": (X.astype(str), ValueError, "must hold real numbers, got dtype <U"),
+    "15 objects": (X.astype(object), ValueError, "must hold real numbers, got dtype object"),
+    "15 ragged": ([[1, 2, 3, 4], [1]], ValueError, "X must be an array of numbers"),
+    "21": (np.ma.array(X, mask=X > 1), TypeError, "masked array, whose mask would be lost"),
+    "26": (None, TypeError, "must be an array, got None"),
+    "27": (np.where(X > 1, 1e39, X.astype(float)), ValueError,
+           r"X\[1, 3\] is 1e\+39, too large for float32"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_13_15_21_26_27_other_doors_refuse(name):
+    x, error, match = UNFIT[name]
+    refuse(through_networks(x), error, match)
+    if name not in ("15 objects", "15 text", "26", "27"):       # as scikit-learn does
+        refuse_by_estimators(x, (TypeError, ValueError),
+                             "Complex data|sequence|masked array|scalar array|None")
+
+
+def test_15_estimators_take_objects_that_are_numbers_as_theirs_do():
+    pytest.importorskip("sklearn")
+    model = make_estimator()
+    assert np.array_equal(model.predict(X.astype(object)), model.predict(X))
+    words = np.array([["a", "b", "c", "d"]] * len(X), object)
+    refuse_by_estimators(words, ValueError, "could not convert|not compatible")
+
+
+def test_21_estimators_and_masks():
+    """scikit-learn would not see the mask."""
+    pytest.importorskip("sklearn")
+    masked = np.ma.array(X, mask=X > 1)
+    refuse_by_estimators(masked, TypeError, "X(_val)? must be a plain array, got a masked array")
+    model = make_estimator()
+    labels, weights = np.ma.array(Y, mask=Y > 1), np.ma.ones(len(Y))
+    for call, name in ((lambda: model.fit(X, labels), "y"),
+                       (lambda: model.partial_fit(X, labels), "y"),
+                       (lambda: model.fit(X, Y, weights), "sample_weight"),
+                       (lambda: model.fit(X, Y, X_val=X, y_val=labels), "y_val")):
+        with pytest.raises(TypeError, match=f"{name} must be a plain array, got a masked array"):
+            call()
+
+
+def test_22_24_other_doors_and_matrices():
+    with pytest.warns(PendingDeprecationWarning):
+        x = np.matrix(X)
+    refuse(through_networks(x), TypeError, "got a numpy.matrix; call numpy.asarray")
+    refuse_by_estimators(x, TypeError, "np.matrix is not supported")
+    sparse = pytest.importorskip("scipy.sparse")
+    for kind in (sparse.csr_matrix, sparse.coo_array):
+        refuse(through_networks(kind(X)), TypeError, r"got a sparse c.._\w+; call toarray\(\)")
+        refuse(targets_through_networks(kind(np.eye(3)[Y])), TypeError, r"call toarray\(\)")
+
+
+def test_24_estimators_take_sparse_matrices_as_theirs_do():
+    pytest.importorskip("sklearn")
+    sparse = pytest.importorskip("scipy.sparse")
+    model = make_estimator()
+    for kind in (sparse.csr_matrix, sparse.csc_array):
+        assert np.array_equal(model.predict_proba(kind(X)), model.predict_proba(X))
+    with pytest.raises(TypeError, match=r"call toarray\(\)"):
+        model.frozen().predict(sparse.csr_matrix(X))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_23_frames_through_the_estimators(library):
+    pytest.importorskip("sklearn")
+    frames = pytest.importorskip(library)
+    names = ["a", "b", "c", "d"]
+    frame = frames.DataFrame({name: X[:, i] for i, name in enumerate(names)})
+    answers = frames.Series(Y.tolist())
+    model, plain = make_estimator(), make_estimator()
+    quiet(lambda: model.fit(frame, answers))
+    assert model.feature_names_in_.tolist() == names
+    assert np.array_equal(model.predict_proba(frame), plain.predict_proba(X))
+    quiet(lambda: model.partial_fit(frame, answers))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame.rename({"a": "e"} if library == "polars" else str.upper,
+                                   **({} if library == "polars" else {"axis": 1})))
+    for net_call in (make_network().predict, make_network().frozen().predict):
+        assert net_call(frame).shape == (len(X), CLASSES)       # numbers alone are an array
+
+
+def test_27_estimators_and_numbers_too_large_for_their_dtype():
+    pytest.importorskip("sklearn")
+    x = X.astype(float)
+    x[3, 1] = 1e39
+    for kind, y in (("MLPClassifier", Y), ("MLPRegressor", X[:, 0])):
+        model = make_estimator(kind, y, dtype="float32")
+        for call in (model.predict, lambda x, m=model, y=y: copy.deepcopy(m).fit(x, y),
+                     lambda x, m=model, y=y: copy.deepcopy(m).partial_fit(x, y),
+                     lambda x, m=model, y=y: copy.deepcopy(m).fit(X, y, X_val=x, y_val=y),
+                     model.frozen().predict):
+            with pytest.raises(ValueError, match=r"X\[3, 1\] is 1e\+39, too large for float32"):
+                call(x)
+    with pytest.raises(ValueError, match=r"y\[3, 0\] is 1e\+39, too large for float32"):
+        make_estimator("MLPRegressor", x[:, 1], dtype="float32")
+    assert np.isfinite(make_estimator("MLPRegressor", Y).predict(np.abs(x) ** 0.1)).all()
+
+
+# ---- Targets through the other doors -----------------------------------------------------------
+
+def labels_with(value, kind=float, at=3):
+    labels = Y.astype(kind)
+    labels[at] = value
+    return labels
+
+
+WRONG_LABELS = {
+    "28": (labels_with(7, int), r"target\[3\] is 7, but labels must be whole numbers from 0 to 2"),
+    "28 uint64": (labels_with(2**63, np.uint64), r"target\[3\] is 9223372036854775808, but"),
+    "29": (labels_with(-1, int), r"target\[3\] is -1, but labels must be .* from 0 to 2"),
+    "29 int8": (labels_with(-128, np.int8), r"target\[3\] is -128, but"),
+    "30": (labels_with(0.5), r"target\[3\] is 0.5, but labels must be whole numbers"),
+    "32": (Y > 0, "target of bool means two classes, but the scores have 3"),
+    "33": (np.array(["cat", "dog", "eel"])[Y], "target must hold real numbers, got dtype <U3"),
+    "33 objects": (np.array(["a", "b", "c"], object)[Y], "must hold real numbers, got dtype obj"),
+    "34": (labels_with(np.nan), r"target\[3\] is nan, but"),
+    "34 rows": (np.full((20, 3), np.nan), r"target\[0, 0\] is nan, but weights must be finite"),
+    "35 column": (Y[:, None], r"shape \(20, 3\) or, for labels, \(20,\), got \(20, 1\)"),
+    "35 wide": (np.eye(4)[Y], r"target must have shape \(20, 3\), got \(20, 4\)"),
+    "35 negative": (-np.eye(3)[Y], r"weights must be finite and at least 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LABELS)
+def test_28_29_30_32_33_34_35_networks_and_targets_that_are_none(name):
+    labels, match = WRONG_LABELS[name]
+    refuse(targets_through_networks(labels), ValueError, match)
+
+
+def test_26_networks_and_no_target():
+    for name, net, call in targets_through_networks(None):
+        if name.startswith("fit, "):
+            with pytest.raises((TypeError, ValueError)):
+                call()
+            continue
+        with pytest.raises(TypeError, match="target must be an array, got None"):
+            call()
+        assert np.isfinite(net.train_step(X, Y))
+
+
+def test_31_32_33_35_labels_of_other_types_through_the_other_doors():
+    for own in (False, True):
+        expected = make_network(own).fit(X, Y, verbose=0, rng=0).loss
+        for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", ">i4"):
+            assert make_network(own).fit(X, Y.astype(kind), verbose=0, rng=0).loss == expected
+        rows = make_network(own).fit(X, np.eye(3)[Y], verbose=0, rng=0).loss
+        assert rows == pytest.approx(expected, rel=1e-6)
+    pytest.importorskip("sklearn")
+    expected = make_estimator().predict(X)
+    for labels in (Y.astype("u1"), Y.astype(float), np.array(["a", "b", "c"])[Y],
+                   np.array(["a", "b", "c"], object)[Y]):
+        found = make_estimator(y=labels).predict(X)
+        assert np.array_equal(np.unique(labels, return_inverse=True)[1],
+                              Y) and np.array_equal(found, np.unique(labels)[expected])
+    two = make_estimator(y=Y > 0)
+    assert two.classes_.tolist() == [False, True] and two.predict(X).dtype == bool
+
+
+def test_30_34_estimators_and_labels_that_are_none():
+    pytest.importorskip("sklearn")
+    for wrong, match in ((labels_with(0.5), "Unknown label type"),
+                         (labels_with(np.nan), "contains NaN"),
+                         (labels_with(np.inf), "contains infinity"), (None, "y is None")):
+        for call in (lambda wrong=wrong: make_estimator().fit(X, wrong),
+                     lambda wrong=wrong: make_estimator().partial_fit(X, wrong)):
+            with pytest.raises(ValueError, match=match):
+                call()
+
+
+def test_36_a_class_that_was_never_announced():
+    pytest.importorskip("sklearn")
+    from fastnet.sklearn import MLPClassifier
+
+    model = MLPClassifier((6,), random_state=0)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        model.partial_fit(X, Y)
+    model.partial_fit(X, Y, classes=[0, 1, 2])
+    for _ in range(2):                              # the second time by the quick way
+        before = [coef.copy() for coef in model.coefs_]
+        for wrong in (labels_with(7, int), labels_with(-1, int), np.array(["a"] * len(X))):
+            with pytest.raises(ValueError, match="`y` has classes not in `self.classes_`"):
+                model.partial_fit(X, wrong)
+        with pytest.raises(ValueError, match="not the same as on last call"):
+            model.partial_fit(X, Y, classes=[0, 1, 5])
+        assert all(map(np.array_equal, model.coefs_, before))
+        model.partial_fit(X, Y)
+
+
+# ---- Values through the other doors ------------------------------------------------------------
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_37_values_that_are_not_finite_through_the_other_doors(value):
+    """Kernels pass them on, to the rows they stand in; what learns does not take the step."""
+    x = X.copy()
+    x[3, 1] = value
+    for name, net, call in through_networks(x):
+        before = state(net)
+        if name.split(",")[0] in ("fit", "fit on batches", "train_step",
+                                  "train_step without update"):
+            with pytest.raises(FloatingPointError, match="the loss is nan"):
+                call()
+            assert state(net)[0] == before[0], name     # it is in the first batch
+        elif name.startswith("evaluate"):
+            assert np.isnan(call().loss)
+        elif "validation" in name:
+            assert np.isnan(call().val_loss[0])
+        elif "labels" not in name:
+            found = call()
+            assert not np.isfinite(found[3]).any() or value != value and np.isnan(found[3]).all()
+            assert np.isfinite(np.delete(found, 3, axis=0)).all(), name
+    refuse_by_estimators(x, ValueError, "contains (NaN|infinity)")
+
+
+def test_37_relu_hides_no_nan_and_makes_no_negative_zero(dtype):
+    x = np.array([[np.nan, -0.0, 0.0, -1.0, 1.0] * 8], dtype)
+    for relu in (fn.ReLU().forward, fn.ReLU().predict,
+                 fn.Sequential([fn.Dense(40, 40, bias=False, dtype=dtype,
+                                         weight_init=lambda shape, rng: np.eye(40)),
+                                fn.ReLU()]).predict):
+        with np.errstate(all="ignore"):
+            y = relu(x if relu.__self__.__class__ is fn.ReLU else np.nan_to_num(x))
+        assert not np.signbit(y[~np.isnan(y)]).any()            # relu(-0.0) = 0.0
+    assert np.isnan(fn.ReLU().forward(x)[0, ::5]).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_38_training_that_diverges_through_every_door(own, tmp_path):
+    for door in ("fit", "train_step", "fit on batches"):
+        net = make_network(own, optimizer=fn.SGD(1e30))
+        with pytest.raises(FloatingPointError, match="the loss is|made parameters infinite") as no:
+            for _ in range(50):
+                last = state(net)
+                LEARN[door](net, X, Y)
+        if "was not applied" in str(no.value) and door != "fit":
+            assert state(net) == last
+        if door != "train_step":
+            assert re.search("epoch 1, step [1-3]", str(no.value))
+    (tmp_path / "table.csv").write_text(table(ROWS * 3))
+    status, _, errors = command("train", tmp_path / "table.csv", "--target", "kind", "--lr", "1e30",
+                                "--out", tmp_path / "model")
+    assert status == 1 and "epoch" in errors and "a smaller lr may help" in errors
+    assert os.listdir(tmp_path) == ["table.csv"]
+    pytest.importorskip("sklearn")
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        make_estimator(solver="sgd", learning_rate_init=1e30)
+
+
+def with_scores(scores, dtype="float32"):
+    """A network that gives these scores for one-hot rows."""
+    scores = np.array(scores, dtype)
+    net = fn.Sequential([fn.Dense(*scores.shape, bias=False, dtype=dtype)])
+    net.compile(fn.SGD(1e-30))
+    net.layers[0].weight = scores
+    return net, np.eye(len(scores), dtype=dtype)
+
+
+def test_39_networks_with_huge_scores(dtype):
+    net, x = with_scores([[1e30, -1e30]], dtype)
+    expected = 2 * float(dtype.type(1e30))
+    assert net.evaluate(x, [1]).loss == net.train_step(x, [1]) == expected
+    assert net.evaluate(x, [0]).loss == 0 and net.predict_proba(x).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_40_41_networks_with_scores_of_minus_infinity(own, dtype):
+    layers = [fn.Dense(1, 2, bias=False, dtype=dtype)] + ([fn.Scale(1.0)] if own else [])
+    net = fn.Sequential(layers)
+    net.compile()
+    x = np.ones((1, 1), dtype)
+    for scores, loss in (([[-np.inf, -np.inf]], np.nan), ([[0, -np.inf]], np.inf)):
+        layers[0].weight = scores
+        before = layers[0].weight.copy()
+        assert str(net.evaluate(x, [1]).loss) == str(loss)
+        for call in (net.train_step, lambda x, y: net.fit(x, y, verbose=0)):
+            with pytest.raises(FloatingPointError, match="the loss is .*not applied"):
+                call(x, [1])
+        assert np.array_equal(layers[0].weight, before)
+    assert net.evaluate(x, [[1.0, 0.0]]).loss == 0          # a target weight of 0 counts for 0
+
+
+def test_42_the_processes_mode_stays_whatever_is_called(dtype):
+    def has_subnormals():
+        return np.finfo(dtype).tiny / dtype.type(2) * dtype.type(2) == np.finfo(dtype).tiny
+
+    tiny = np.full((20, FEATURES), np.finfo(dtype).tiny / 4, dtype)
+    assert has_subnormals()
+    for own, name, door in NETWORKS:
+        net = make_network(own, dtype)
+        for x in (tiny, tiny[:, :3]):                       # right and wrong
+            with contextlib.suppress(ValueError):
+                door(net, x, *((Y,) if name in LEARN else ()))
+            assert has_subnormals(), name
+    net = make_network(dtype=dtype)
+    net._engine.threads = 3
+    net.fit(np.tile(tiny, (100, 1)), np.tile(Y, 100), batch_size=2000, verbose=0)
+    assert has_subnormals()
+
+
+def test_43_sums_in_double():
+    """A loss over many rows, and gradients of biases: a float32 sum would have lost them."""
+    n = 2**20
+    x = np.zeros((n, 1), np.float32)
+    net = fn.Sequential([fn.Dense(1, 2, weight_init="zeros")])
+    net.compile(fn.SGD(1.0))
+    labels = np.zeros(n, int)
+    labels[0] = 1
+    exact = np.log(2)
+    assert net.evaluate(x, labels).loss == pytest.approx(exact, rel=1e-7)
+    assert fn.SoftmaxCrossEntropy().forward(np.zeros((n, 2), np.float32), labels) == pytest.approx(
+        exact, rel=1e-7)
+    y = np.full((n, 1), 0.1, np.float32)
+    assert fn.MeanSquaredError().forward(0 * y, y) == pytest.approx(float(y[0, 0])**2, rel=1e-9)
+    dense = fn.Dense(1, 1)
+    dense.forward(x)
+    dense.backward(y)
+    assert dense.bias_grad[0] == pytest.approx(n * float(y[0, 0]), rel=1e-7)
+    assert np.add.accumulate(y[:, 0])[-1] != pytest.approx(n * float(y[0, 0]), rel=1e-4)    # naive
+
+
+# ---- State through the other doors -------------------------------------------------------------
+
+def test_44_networks_and_outputs_that_overlap(dtype):
+    for own in (False, True):
+        net = make_network(own, dtype)
+        memory = np.ones((20, 4 + CLASSES), dtype)
+        x, before = memory.ravel()[:80].reshape(20, 4), memory.copy()
+        out = memory.ravel()[70:130].reshape(20, 3)
+        for call in (net.predict, *([] if own else [net.frozen().predict])):
+            with pytest.raises(ValueError, match="must not overlap"):
+                call(x, out)
+        with pytest.raises(ValueError, match="must not overlap"):
+            net.predict(x[:8], out=net.layers[-1].weight)
+        assert np.array_equal(memory, before)
+
+
+def test_45_46_networks_backward_before_forward_or_twice():
+    for own in (False, True):
+        net = make_network(own)
+        dy = np.ones((20, CLASSES), np.float32)
+        with pytest.raises(RuntimeError, match="needs a forward before it"):
+            net.backward(dy)
+        net.forward(X)
+        net.predict(X)                              # leaves alone what backward needs
+        net.backward(dy)
+        with pytest.raises(RuntimeError, match="needs a forward before it"):
+            net.backward(dy)
+
+
+def test_47_the_callers_arrays_and_ours():
+    """Layers keep references until backward; all that was returned stays as it is."""
+    dense, x = fn.Dense(2, 2, rng=0), np.ones((3, 2), np.float32)
+    dense.forward(x)
+    x[:] = 2                                        # documented: backward sees it
+    dense.backward(np.ones((3, 2)))
+    assert (dense.weight_grad == 6).all()
+    for own in (False, True):
+        net = make_network(own)
+        held = [net.predict(X), net.predict_proba(X), net.forward(X)]
+        before = [array.copy() for array in held]
+        changing = X.copy()
+        history = net.fit(changing, Y, verbose=0, shuffle=False)
+        losses = list(history.loss)
+        changing[:] = np.nan                        # nothing of it was kept
+        net.fit(X, Y, epochs=3, verbose=0, shuffle=False)
+        net.predict(X[:5])
+        assert all(map(np.array_equal, held, before)) and history.loss == losses
+        assert np.isfinite(net.predict(X)).all()
+
+
+def test_48_arrays_that_are_assigned_to_a_networks_layers(dtype):
+    net = make_network(dtype=dtype)
+    frozen = net.frozen()
+    layer, expected = net.layers[0], frozen.predict(X)
+    loose = fn.Dense(4, 4, dtype=dtype)
+    early = loose.weight
+    joined = fn.Sequential([loose])
+    with pytest.raises(ValueError, match="read-only"):
+        early[:] = 1
+    assert joined.layers[0].weight is not early
+    for wrong, error in ((np.ones((3, 8)), ValueError), (None, TypeError),
+                         (np.full((4, 8), "x"), ValueError), (np.ones((4, 8)) + 0j, ValueError)):
+        with pytest.raises(error):
+            layer.weight = wrong
+    view, source = layer.weight, np.zeros((4, 8))
+    layer.weight = source
+    source[:] = 7
+    assert view is layer.weight and not view.any()          # copied in, and no pointer is stale
+    assert np.array_equal(net.predict(X), net.predict(0 * X))
+    assert np.array_equal(frozen.predict(X), expected)
+    view[:] = 1
+    assert not np.array_equal(net.predict(X), net.predict(0 * X))
+
+
+def test_49_networks_and_hyper_parameters_that_are_none():
+    net = make_network()
+    before = state(net)
+    for options, error in (({"batch_size": 0}, ValueError), ({"epochs": -1}, ValueError),
+                           ({"validation_split": 1}, ValueError), ({"verbose": 7}, ValueError),
+                           ({"batch_size": 2.0}, TypeError), ({"shuffle": "yes"}, TypeError),
+                           ({"initial_epoch": -1}, ValueError), ({"rng": -1}, ValueError)):
+        with pytest.raises(error, match=next(iter(options))):
+            net.fit(X, Y, **options)
+    assert state(net) == before
+    pytest.importorskip("sklearn")
+    for options in ({"alpha": -1}, {"max_iter": 0}, {"dropout": 1}, {"solver": "none"},
+                    {"hidden_layer_sizes": (0,)}, {"batch_size": -1}, {"dtype": "int32"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            quiet(lambda options=options: make_estimator().set_params(**options).fit(X, Y))
+    for options in (["--lr", "-1"], ["--epochs", "0"], ["--hidden", "0"], ["--momentum", "1"]):
+        status, _, errors = command("train", *options)
+        assert status == 2 and "must be" in errors
+
+
+# ---- Threads and processes: test_concurrency.py and test_threads.py have more ------------------
+
+def test_50_51_a_second_thread_predicts_but_does_not_train():
+    net, results = make_network(), []
+    expected = net.predict(X).tobytes()
+
+    class Meanwhile(fn.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            def other():
+                results.append(self.model.predict(X).tobytes())
+                for door in LEARN:
+                    if door != "evaluate":
+                        with pytest.raises(RuntimeError, match="in use by another thread"):
+                            LEARN[door](self.model, X, Y)
+                        results.append(door)
+
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+
+    net.fit(X, Y, verbose=0, callbacks=[Meanwhile()])
+    assert results == [expected, *(door for door in LEARN if door != "evaluate")]
+
+
+FORKED = """
+import os
+import numpy as np
+import fastnet as fn
+
+net = fn.Sequential([fn.Dense(300, 400, rng=0), fn.ReLU(), fn.Dense(400, 3, rng=1)])
+net.compile()
+net._engine.threads = 3
+x, y = np.ones((600, 300), "f4"), np.zeros(600, int)
+net.train_step(x, y)
+expected = net.predict(x).tobytes()
+for _ in range(5):
+    child = os.fork()
+    if not child:
+        right = net.predict(x).tobytes() == expected and np.isfinite(net.train_step(x, y))
+        os._exit(0 if right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+assert net.predict(x).tobytes() == expected
+print("fine")
+"""
+
+
+def run(script, *arguments, **options):
+    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)],
+                          capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_52_a_child_after_native_threads_ran():
+    done = run(FORKED)
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_53_numbers_of_native_threads_that_are_none():
+    expected = make_network().fit(X, Y, verbose=0, rng=0).loss
+    for threads in (0, -1, -2**31, 2, 300):
+        net = make_network()
+        net._engine.threads = threads
+        assert net.fit(X, Y, verbose=0, rng=0).loss == expected
+    counts = np.zeros(1000, np.int32)
+    for threads in (0, -1, -2**31, 4):
+        _pool.exercise(counts, 100, threads)
+    assert set(counts) == {4}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@pytest.mark.parametrize("own", [False, True])
+def test_54_an_interrupt_stops_a_fit_between_two_steps(own):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    net, twin = make_network(own), make_network(own)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    x, y = np.tile(X, (500, 1)), np.tile(Y, 500)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            net.fit(x, y, batch_size=len(x), shuffle=False, epochs=10**9, verbose=0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    for _ in range(net.optimizer.steps):
+        twin.train_step(x, y)
+    assert net.optimizer.steps > 0 and state(net)[0] == state(twin)[0]
+
+
+def test_55_memory_that_runs_out(monkeypatch):
+    """Wherever the engine asks for some; the sweep over every allocation is elsewhere."""
+    original = _engine.aligned_zeros
+    for call in ("train_step", "fit", "evaluate"):
+        for at in range(20):
+            net, asked = make_network(optimizer="adam"), []
+            expected = state(net)[0]
+
+            def fails(*arguments, asked=asked, at=at):
+                asked.append(arguments)
+                if len(asked) == at + 1:
+                    raise MemoryError
+                return original(*arguments)
+
+            monkeypatch.setattr(_engine, "aligned_zeros", fails)
+            try:
+                LEARN[call](net, X, Y)
+            except MemoryError:
+                monkeypatch.setattr(_engine, "aligned_zeros", original)
+                assert state(net)[0] == expected
+                assert np.isfinite(net.train_step(X, Y))
+            monkeypatch.setattr(_engine, "aligned_zeros", original)
+            if len(asked) <= at:
+                break
+        assert len(asked) <= at, "it always asks for more"
+
+
+@pytest.mark.long
+def test_56_processes_of_joblib():
+    pytest.importorskip("sklearn")
+    from sklearn.model_selection import cross_val_score
+
+    x, y = np.tile(X, (5, 1)), np.tile(Y, 5)
+    scores = [quiet(lambda jobs=jobs: cross_val_score(make_estimator(), x, y, cv=3, n_jobs=jobs))
+              for jobs in (1, 2)]
+    assert np.array_equal(*scores)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs /proc")
+def test_56_no_threads_beyond_what_was_asked_for():
+    """So that processes of joblib, one for each processor, do not stand in each other's way."""
+    done = run("""
+import os
+import numpy as np
+import fastnet as fn
+net = fn.Sequential([fn.Dense(300, 400), fn.ReLU(), fn.Dense(400, 3)])
+net.compile()
+before = len(os.listdir("/proc/self/task"))
+net.fit(np.ones((3000, 300)), np.zeros(3000, int), batch_size=1000, verbose=0)
+print(len(os.listdir("/proc/self/task")) - before)
+""")
+    assert done.stdout == "0\n", done.stderr
+
+
+# ---- Files through every door that reads or writes them: test_model_files.py has more ----------
+
+@pytest.fixture
+def files(tmp_path):
+    return write_files(tmp_path)
+
+
+def assert_no_model(read, path, content):
+    path.write_bytes(content)
+    with pytest.raises(fn.ModelFileError):
+        read(path)
+
+
+def test_57_58_files_that_are_cut_or_changed(files):
+    for path, read in files.values():
+        whole = path.read_bytes()
+        for cut in (0, 1, 7, 8, 9, len(whole) // 2, len(whole) - 1):
+            assert_no_model(read, path, whole[:cut])
+        assert_no_model(read, path, whole + b"\0")
+        for at in range(0, len(whole), 97):
+            assert_no_model(read, path,
+                            whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1:])
+        path.write_bytes(whole)
+        read(path)
+
+
+def test_59_headers_that_claim_anything(files):
+    for path, read in files.values():
+        whole = path.read_bytes()
+        for claimed in (0, 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, len(whole), len(whole) + 1):
+            assert_no_model(read, path, claimed.to_bytes(8, "little") + whole[8:])
+        for header in (b"{}", b"[]", b"null", b"{" * 100_000, b'{"a": 1e999}', b"\xff\xfe",
+                       b'{"a":{"dtype":"F32","shape":[4000000000,4000000],"data_offsets":[0,1]}}'):
+            assert_no_model(read, path, len(header).to_bytes(8, "little") + header)
+        path.write_bytes(whole)
+
+
+def test_60_61_tensors_that_do_not_fit(files):
+    from changed_files import change
+
+    for kind, (path, read) in files.items():
+        written = {"estimator": "estimator"}.get(kind, "network")
+        for way, value in (("parameters/0.weight", None),
+                           ("parameters/9.weight", np.ones((2, 2), np.float32)),
+                           ("parameters/0.weight", lambda w: w[:, :-1].copy()),
+                           ("parameters/0.weight", lambda w: w.T.copy()),
+                           ("parameters/0.weight", lambda w: w.astype(np.float64)),
+                           ("parameters/0.weight", "text")):
+            changed = path.with_suffix(".changed")
+            change(path, way, value, kind=written, to=changed)
+            with pytest.raises(fn.ModelFileError):
+                read(changed)
+
+
+def test_62_versions_of_files(files, monkeypatch):
+    from test_model_files import GOLDEN
+
+    from fastnet import _state_file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_state_file, "VERSION", _state_file.VERSION + 1)
+        make_network().save(files["network"][0])
+    message = f"format version {_state_file.VERSION + 1}; .* reads {_state_file.VERSION}"
+    with pytest.raises(fn.ModelFileError, match=message):
+        fn.load(files["network"][0])
+    for path in GOLDEN.glob("*.safetensors"):
+        if not (path.name.startswith("estimator") and "estimator" not in files):
+            assert hasattr(fn.load(path), "predict"), path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits of resources")
+def test_63_a_save_that_fails_leaves_the_old_file(files):
+    done = run("""
+import resource, signal, sys
+import fastnet as fn
+from doors import make_estimator
+big = fn.Sequential([fn.Dense(100, 100)])
+big.compile()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for path, write in ((sys.argv[1], big.save), (sys.argv[2], lambda path: big.fit(
+        [[0.0] * 100], [0], verbose=0, callbacks=[fn.callbacks.Checkpoint(path)])),
+        (sys.argv[1], lambda path: fn.to_c(big, path))):
+    before = open(path, "rb").read()
+    try:
+        write(path)
+    except OSError as error:
+        print(error.strerror, open(path, "rb").read() == before)
+""", files["network"][0], files["checkpoint"][0],
+               env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stdout == "File too large True\n" * 3, done.stdout + done.stderr
+    for path, read in files.values():
+        read(path)
+    left = {path.name for path in files["network"][0].parent.iterdir()}
+    assert not [name for name in left if "tmp" in name]
+
+
+def test_64_a_file_that_is_replaced_while_in_use(files):
+    path, _ = files["network"]
+    net = fn.load(path)
+    expected = net.predict(X)
+    path.write_bytes(b"x" * 10)
+    assert np.array_equal(net.predict(X), expected)
+    net.save(path)
+    path.unlink()
+    net.train_step(X, Y)
+    assert np.isfinite(net.predict(X)).all()
+
+
+def test_65_a_pickle_of_an_older_version():
+    from test_model_files import GOLDEN
+
+    old = pickle.loads((GOLDEN / "network-0.1.pickle").read_bytes())
+    assert isinstance(old, fn.Sequential)
+    x = np.ones((2, old._engine.n_in))
+    again = pickle.loads(pickle.dumps(old))
+    assert np.array_equal(again.predict(x), old.predict(x))
+    assert np.array_equal(pickle.loads(pickle.dumps(old.frozen())).predict(x),
+                          old.frozen().predict(x))
+
+
+def test_66_paths_that_cannot_be_read_or_written(tmp_path):
+    net = make_network()
+    missing, folder = tmp_path / "missing" / "file", tmp_path
+    for path in (missing, folder):
+        for call in (lambda path=path: fn.load(path), lambda path=path: net.save(path),
+                     lambda path=path: fn.to_c(net, path),
+                     lambda path=path: net.fit(X, Y, verbose=0, callbacks=[
+                         fn.callbacks.Checkpoint(path, resume=True)])):
+            with pytest.raises(OSError):
+                call()
+    for arguments in (["predict", missing, missing], ["train", missing, "--target", "a"],
+                      ["predict", folder, folder],
+                      ["train", "--out", missing, "--epochs", "1"]):
+        status, _, errors = command(*arguments)
+        assert status == 1 and errors.startswith("fastnet: ") and errors.count("\n") == 1
+    pytest.importorskip("sklearn")
+    with pytest.raises(OSError):
+        make_estimator().save(missing)
+
+
+# ---- Tables for the command line ---------------------------------------------------------------
+
+TABLES = {
+    # row: (lines of the table, header, what the message says)
+    "01": ([], "a,b,c,kind", "there are no rows below the header"),
+    "02": ([["x"], ["y"]], "kind", "there is no column besides the target"),
+    "05": ([*ROWS, [1, 2, 3]], "a,b,c,kind", "the header has 4 columns, but this row has 3"),
+    "15": ([*ROWS, [1, "oops", 2, "x"]], "a,b,c,kind", "line 22, column 'b': 'oops' is not a num"),
+    "26": ([*ROWS, [1, "", 2, "x"]], "a,b,c,kind", "line 22, column 'b': the cell is empty"),
+    "27": ([*ROWS, [1, "1e300", 2, "x"]], "a,b,c,kind", "'1e300' is too large"),
+    "27 float32": ([*ROWS, [1, "1e39", 2, "x"]], "a,b,c,kind", "1e+39 is too far from the train"),
+    "34": ([*ROWS, [1, 2, 3, ""]], "a,b,c,kind", "column 'kind': the cell is empty"),
+    "37": ([*ROWS, [1, "nan", 2, "x"]], "a,b,c,kind", "'nan' is not a finite number"),
+    "37 inf": ([*ROWS, [1, "-inf", 2, "x"]], "a,b,c,kind", "'-inf' is not a finite number"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_01_02_05_15_26_27_34_37_tables_for_the_command_line(name, tmp_path):
+    rows, header, message = TABLES[name]
+    path = tmp_path / "table.csv"
+    path.write_text(table(rows, header))
+    if name != "27 float32":                        # in training it widens the scale
+        status, _, errors = command("train", path, "--target", "kind", "--epochs", 1,
+                                    "--out", tmp_path / "model")
+        assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
+        assert os.listdir(tmp_path) == ["table.csv"]
+    if name in ("02", "34"):
+        return
+    path.write_text(table(ROWS))
+    assert command("train", path, "--target", "kind", "--epochs", 1, "--out",
+                   tmp_path / "model")[0] == 0
+    path.write_text(table(rows, header))
+    status, _, errors = command("predict", tmp_path / "model.safetensors", path)
+    assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
+
+
+ARRAYS = {
+    "04": ({"x": np.zeros((20, 3, 2))}, "x must have shape (n, n_features)"),
+    "06": ({"y": np.arange(19) % 2}, "x has 20 rows, but y has 19"),
+    "13": ({"x": np.zeros((20, 3), complex)}, "x must hold real numbers, got dtype complex128"),
+    "15": ({"x": np.full((20, 3), "a", object)}, "is not an NPZ file of plain arrays"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_04_06_13_15_arrays_for_the_command_line(name, tmp_path):
+    arrays, message = ARRAYS[name]
+    np.savez(tmp_path / "arrays.npz", **{"x": X[:, :3], "y": np.arange(20) % 2, **arrays})
+    status, _, errors = command("train", tmp_path / "arrays.npz", "--out", tmp_path / "model")
+    assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors

@@ -1,6 +1,8 @@
 """Networks of drawn layers, losses, optimizers and batches.
 
-The engine against layers called one by one, and backward against central differences.
+The engine against layers called one by one, both against the formulas in pure Python and against
+PyTorch, and backward against central differences. `--hypothesis-show-statistics` shows how many
+were tried.
 """
 
 import copy
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 
 import fastnet as fn
+from fastnet import reference
 
 hypothesis = pytest.importorskip("hypothesis")
-from drawn_networks import ANY, SMOOTH, losses, networks, optimizers  # noqa: E402
+from drawn_networks import ANY, KINDS, SMOOTH, losses, networks, optimizers  # noqa: E402
 
 given, some = hypothesis.given, hypothesis.strategies
 often = hypothesis.settings(deadline=None, max_examples=150, database=None)
@@ -63,3 +66,78 @@ def test_backward_of_a_network_is_its_derivative(network, data):
     network = fn.Sequential(layers)
     reports = [fn.check_gradients(network, x, step=step) for step in (1e-6, 1e-5, 1e-7, 1e-4)]
     assert any(reports), reports[0]     # where it is steep small steps are needed, else larger ones
+
+
+# ---- Against the formulas ----------------------------------------------------------------------
+
+def in_reference(layer, x):
+    """What a layer gives in prediction, by the pure Python of `fastnet.reference`."""
+    if isinstance(layer, fn.Dense):
+        bias = None if layer.bias is None else layer.bias.tolist()
+        y = reference.dense_forward(x, layer.weight.tolist(), bias)
+        return y if layer.activation is None else in_reference(layer.activation, y)
+    if isinstance(layer, fn.Residual):
+        y = x
+        for inner in layer.layers:
+            y = in_reference(inner, y)
+        return reference.add_forward(x, y)
+    if isinstance(layer, fn.LayerNorm):
+        return reference.layer_norm_forward(
+            x, layer.weight.tolist(), layer.bias.tolist(), layer.eps)
+    if isinstance(layer, (fn.Dropout, fn.Flatten, fn.Identity)):
+        return x
+    if isinstance(layer, fn.Scale):
+        return reference.scale_forward(x, layer.factor)
+    if isinstance(layer, (fn.ReLU, fn.Softmax, fn.LogSoftmax)):
+        return {fn.ReLU: reference.relu_forward, fn.Softmax: reference.softmax_forward,
+                fn.LogSoftmax: reference.log_softmax_forward}[type(layer)](x)
+    return reference.activation_forward(x, layer.kind, layer.alpha)
+
+
+@hypothesis.settings(often, max_examples=40)
+@given(networks(ANY, ["float64"]), some.data())
+def test_a_network_predicts_what_the_formulas_say(network, data):
+    layers, dtype, n_in, _ = network
+    net = fn.Sequential(layers)
+    rng = np.random.default_rng(data.draw(some.integers(0, 2**32 - 1)))
+    x = rng.normal(size=(data.draw(some.integers(1, 3)), n_in))
+    y = x.tolist()
+    for layer in layers:
+        y = in_reference(layer, y)
+    scale = 1 + np.abs(y).max()         # a LayerNorm of nearly equal entries enlarges rounding
+    for model in (net, net.frozen()):
+        np.testing.assert_allclose(model.predict(x), y, rtol=0, atol=1e-7 * scale)
+
+
+# ---- Against PyTorch ---------------------------------------------------------------------------
+
+IN_TORCH = [kind for kind in KINDS if kind not in ("residual", "scale", "drop")]
+SINGLE = {name: make for name, make in ANY.items() if name != "log_softmax"}
+
+
+@hypothesis.settings(often, max_examples=80)
+@given(networks(SINGLE, ["float64"], rough=False, kinds=IN_TORCH), some.data())
+def test_a_network_is_pytorchs(network, data):
+    """Scores, loss and the gradients of all parameters, in float64."""
+    torch = pytest.importorskip("torch")
+    layers, dtype, n_in, n_out = network
+    net = fn.Sequential(layers)
+    net.compile(fn.SGD(0.0), keep_gradients=True)
+    rng = np.random.default_rng(data.draw(some.integers(0, 2**32 - 1)))
+    n = data.draw(some.integers(1, 60))
+    x, labels = rng.normal(size=(n, n_in)).astype(dtype), rng.integers(n_out, size=n)
+    module = net.to_torch()
+    scores = module(torch.tensor(x))
+    loss = torch.nn.functional.cross_entropy(scores, torch.tensor(labels))
+    loss.backward()
+    close = 1e-6                            # a LayerNorm of nearly equal entries is steep
+    expected = scores.detach().numpy()
+    assert np.abs(net.predict(x) - expected).max() <= close * (1 + np.abs(expected).max())
+    assert net.train_step(x, labels) == pytest.approx(float(loss.detach()), rel=close, abs=close)
+    theirs = [p.grad for p in module.parameters()]
+    ours = [gradient for _, _, gradient in net.parameters()]
+    assert len(theirs) == len(ours)
+    for gradient, other in zip(ours, theirs, strict=True):
+        if other is not None:                           # frozen there, and of no interest here
+            other = other.numpy().reshape(gradient.T.shape).T
+            assert np.abs(gradient - other).max() <= close * (1 + np.abs(other).max())
