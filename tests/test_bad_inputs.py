@@ -1169,7 +1169,7 @@ def test_42_the_processes_mode_stays_whatever_is_called(dtype):
                 door(net, x, *((Y,) if name in LEARN else ()))
             assert has_subnormals(), name
     net = make_network(dtype=dtype)
-    net._engine.threads = 3
+    net._engine.forced = 3
     net.fit(np.tile(tiny, (100, 1)), np.tile(Y, 100), batch_size=2000, verbose=0)
     assert has_subnormals()
 
@@ -1320,7 +1320,7 @@ import fastnet as fn
 
 net = fn.Sequential([fn.Dense(300, 400, rng=0), fn.ReLU(), fn.Dense(400, 3, rng=1)])
 net.compile()
-net._engine.threads = 3
+net._engine.forced = 3
 x, y = np.ones((600, 300), "f4"), np.zeros(600, int)
 net.train_step(x, y)
 expected = net.predict(x).tobytes()
@@ -1350,7 +1350,7 @@ def test_53_numbers_of_native_threads_that_are_none():
     expected = make_network().fit(X, Y, verbose=0, rng=0).loss
     for threads in (0, -1, -2**31, 2, 300):
         net = make_network()
-        net._engine.threads = threads
+        net._engine.forced = threads
         assert net.fit(X, Y, verbose=0, rng=0).loss == expected
     counts = np.zeros(1000, np.int32)
     for threads in (0, -1, -2**31, 4):

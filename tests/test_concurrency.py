@@ -287,7 +287,7 @@ def test_51_an_inner_network_is_in_use_with_the_outer_one():
 def test_50_many_threads_predict_on_one_network(kind):
     net = make(kind == "own", width=200)
     if kind == "several native threads":
-        net._engine.threads = 3
+        net._engine.forced = 3
     model = net.frozen() if kind == "frozen" else net
     inputs = [data(n)[0] for n in (1, 700, 3, 2500, 90, 64)]
     expected = [model.predict(x).tobytes() for x in inputs]
@@ -378,7 +378,7 @@ def test_51_estimators_that_are_fitted_again_and_again_while_others_predict():
 def test_a_python_thread_ticks_on_during_long_work(call, threads):
     """It needs the GIL for each tick, and nothing but the long work gives it away."""
     net = make(width=700)
-    net._engine.threads = threads
+    net._engine.forced = threads
     x, y = data(4000)
     run = {"fit": lambda: net.fit(x, y, batch_size=500, verbose=0),
            "predict": lambda: net.predict(x), "evaluate": lambda: net.evaluate(x, y),
@@ -426,7 +426,7 @@ net = fn.Sequential([fn.Dense(8, width, rng=rng), fn.ReLU(), *([Twice()] if own 
                      fn.Dense(width, width, rng=rng), fn.ReLU(), fn.Dense(width, 4, rng=rng)])
 net.compile(fn.SGD(1e-4, 0.9))
 if not own:
-    net._engine.threads = threads
+    net._engine.forced = threads
 x, y = rng.normal(size=(40_000, 8)).astype("f4"), rng.integers(4, size=40_000)
 steps = []
 for _ in range(5):

@@ -131,7 +131,7 @@ def test_memory_maps_are_cut_evenly_too(features, rows, tmp_path, rng):
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_predictions_and_their_rows_have_the_bits_of_one_thread(kind, threads, dtype, rng):
     net, twin = make(kind, 700, dtype), make(kind, 700, dtype)
-    net._engine.threads = threads
+    net._engine.forced = threads
     x = rng.normal(size=(4200, 700)).astype(dtype)
     for n in (1, 2, 3, 15, 16, 17, 63, 64, 127, 300, 513, 1025, 4001, 4200):
         assert net.predict(x[:n]).tobytes() == twin.predict(x[:n]).tobytes(), n
@@ -149,7 +149,7 @@ def test_no_part_of_a_softmax_is_so_short_that_it_goes_another_way():
         net = fn.Sequential([fn.Dense(wide, wide, rng=0), fn.Dense(wide, 32, rng=1), fn.Softmax(),
                              fn.Dense(32, 32, weight_init=lambda shape, rng: 9 * np.eye(32))])
         net.compile("sgd")
-        net._engine.threads = threads
+        net._engine.forced = threads
         scores = np.empty((n, 32), "f4")
         trainer = net._trainer
         net._engine.train(x, y, None, trainer._objective, n, None, False, False,
@@ -182,7 +182,7 @@ net = fn.Sequential([fn.Dense(90, 300, dtype=dtype, rng=rng), fn.GELU(), fn.Drop
                      fn.LayerNorm(300, dtype=dtype), fn.Dense(300, 200, dtype=dtype, rng=rng),
                      fn.ReLU(), fn.Dense(200, 4, dtype=dtype, rng=rng)])
 net.compile("adam", metrics=["accuracy"])
-net._engine.threads = threads
+net._engine.forced = threads
 history = net.fit(x, y, batch_size=64, epochs=3, rng=1, verbose=0)
 found = hashlib.sha256()
 for _, value, _ in net.parameters():

@@ -179,7 +179,7 @@ class Machine(stateful.RuleBasedStateMachine):
 
     @stateful.rule(n=some.sampled_from([1, 2, 3, 8]))
     def several_threads(self, n):
-        self.net._engine.threads = n
+        self.net._engine.forced = n
 
     @stateful.rule(way=some.sampled_from(["file", "pickle", "copy", "state"]), on=some.booleans())
     def there_and_back(self, way, on):
