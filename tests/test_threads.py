@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 import threading
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +74,93 @@ def test_gradients_that_are_kept():
         net.train_step(rng.normal(size=(300, 300)), rng.normal(size=(300, 10)))
         results.append([gradient.tobytes() for _, _, gradient in net.parameters()])
     assert results[0] == results[1]
+
+
+# ---- The networks that the benchmarks time ---------------------------------------------------
+
+GRID = Path(__file__).resolve().parent.parent / "bench" / "grid.toml"
+STEPS, BRIEF = 200, 4e9         # multiplications that the short version of a test may take
+
+
+def grid():
+    """Widths and batch of every network."""
+    if not GRID.exists():
+        return []
+    return [(net["widths"], net["batch"]) for net in tomllib.loads(GRID.read_text())["net"]]
+
+
+def after_steps(widths, batch, dtype, steps, threads):
+    """Parameters and losses after some steps with dropout; `threads`: of each step, in turns."""
+    rng = np.random.default_rng(4)
+    layers = []
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        layers += [fn.Dense(n_in, n_out, dtype=dtype, rng=i), fn.ReLU(), fn.Dropout(0.1, rng=i)]
+    net = fn.Sequential(layers[:-2])
+    net.compile(fn.SGD(0.01, 0.9))
+    x = rng.normal(size=(2, batch, widths[0])).astype(dtype)
+    y = rng.integers(0, widths[-1], (2, batch))
+    losses = []
+    for step in range(steps):
+        net._engine.forced = threads[step % len(threads)]
+        losses.append(net.train_step(x[step % 2], y[step % 2]))
+    return bits(net), losses
+
+
+def check_bits(widths, batch, dtype, steps, others):
+    """The number of threads changes from step to step: no step may notice."""
+    alone = after_steps(widths, batch, dtype, steps, [1])
+    for threads in others:
+        assert after_steps(widths, batch, dtype, steps, threads) == alone
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("widths, batch", grid(), ids=str)
+def test_the_networks_of_the_grid(widths, batch, dtype):
+    work = 3 * batch * sum(a * b for a, b in pairwise(widths))
+    check_bits(widths, batch, dtype, min(STEPS, max(3, int(BRIEF / work))), [[2, 3, 8]])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("widths, batch", grid(), ids=str)
+def test_200_steps_of_the_networks_of_the_grid(widths, batch, dtype):
+    check_bits(widths, batch, dtype, STEPS, [[2], [3], [8]])
+
+
+def busy(core):
+    """A process that keeps a core busy."""
+    return subprocess.Popen([sys.executable, "-c", (
+        f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass")])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs affinity")
+@pytest.mark.parametrize("widths, batch", [([64, 64, 64, 10], 64), ([17, 256, 256, 6], 256)])
+def test_bits_under_load(widths, batch):
+    """Also where the number of threads is left to measurements, which the load disturbs."""
+    neighbours = [busy(core) for core in sorted(os.sched_getaffinity(0))[:2]]
+    try:
+        check_bits(widths, batch, "float32", STEPS, [[2, 3, 8], [0]])
+    finally:
+        for process in neighbours:
+            process.kill()
+            process.wait()
+
+
+def test_nested_in_python_threads():
+    """Fits in several Python threads share the pool: who finds it busy works alone."""
+    def fit(_):
+        return after_steps([300, 400, 10], 200, "float32", 20, [2, 3])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(fit, range(4)))
+    assert found == [after_steps([300, 400, 10], 200, "float32", 20, [1])] * 4
+
+
+def test_56_nested_in_processes():
+    joblib = pytest.importorskip("joblib")
+    done = joblib.Parallel(2)(joblib.delayed(after_steps)([300, 400, 10], 200, "float32", 20, [0])
+                              for _ in range(2))
+    assert done == [after_steps([300, 400, 10], 200, "float32", 20, [1])] * 2
 
 
 # ---- The pool itself ---------------------------------------------------------------------------
