@@ -522,7 +522,7 @@ cdef class Engine:
         """How many threads may do some work: 1 if that is too little to find out what pays."""
         if self.forced:
             return self.forced
-        if multiplications < SHARED_WORK or self.n_threads == 1:
+        if multiplications < SHARED_WORK:
             return 1
         return allowed() if self.n_threads == 0 else min(self.n_threads, allowed())
 

@@ -33,7 +33,8 @@ def make(kind, dtype):
             fn.Tanh(), dense(129, 130), fn.ELU(), fn.Softmax(), dense(130, 64), fn.LogSoftmax(),
             dense(64, 3)],
         "one output": lambda: [dense(300, 260), fn.ReLU(), dense(260, 1)],
-        "narrow": lambda: [dense(300, 7), fn.ReLU(), dense(7, 300), fn.Sigmoid(), dense(300, 5)],
+        "narrow": lambda: [dense(300, 7), fn.ReLU(), dense(7, 300), fn.Sigmoid(), dense(300, 5),
+                           fn.LogSoftmax()],
     }[kind]())
 
 
@@ -44,7 +45,7 @@ def bits(net):
 def trained(kind, dtype, threads, optimizer, n, batch, **options):
     rng = np.random.default_rng(2)
     net = make(kind, dtype)
-    n_out = net.layers[-1].out_features
+    n_out = net.predict(np.zeros((1, 300))).shape[1]
     x, y = rng.normal(size=(n, 300)), rng.normal(size=(n, n_out))
     net.compile(optimizer(), "mse", **options)
     net._engine.forced = threads
