@@ -363,7 +363,7 @@ BUGS = [
         "        if self.writing and not (\n", "        if False and not (\n",
         "test_concurrency.py"),
     Bug("a prediction does not ask who writes", "_engine.pyx",
-        "        if self.use.writing:            # asked last", "        if False:           # asked",
+        "        if self.use.writing:            # asked last", "        if False:  # asked last",
         "test_concurrency.py"),
     Bug("measuring begins to read when its memory is made", "_engine.pyx",
         "        self.use.reading += 1               # also while memory is made\n        try:\n"
