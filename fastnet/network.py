@@ -453,6 +453,8 @@ class Sequential(Layer):
             Something else; `SoftmaxCrossEntropy` behind a `Softmax`, or `BinaryCrossEntropy` behind
             a `Sigmoid`, which would be taken twice;
             accuracy of a loss without classes; a metric twice.
+        RuntimeError
+            The network is part of another one, or another thread trains it.
         """
         if _network_of(self) is not None:
             raise RuntimeError("this network is part of another one, which trains it")
@@ -864,6 +866,8 @@ class Sequential(Layer):
         ------
         ValueError
             The network has layers that are not built in.
+        RuntimeError
+            Another thread trains the network.
         """
         if self._engine is None or self._operations is None or self._parameters is None:
             raise ValueError("only a network of built-in layers, with a Dense among them, can be "
@@ -893,6 +897,8 @@ class Sequential(Layer):
         ------
         ValueError
             A layer with parameters is not built in.
+        RuntimeError
+            Another thread trains the network.
         """
         with self._use:
             return {name: value.copy()
@@ -916,6 +922,8 @@ class Sequential(Layer):
         ValueError
             Missing or unexpected names, a wrong shape, entries that are no floating-point numbers
             or too large for the network's dtype, a layer with parameters that is not built in.
+        RuntimeError
+            The network is in use by another thread.
             Whatever is raised, nothing has changed.
         """
         self._use.begin(True)
@@ -938,6 +946,8 @@ class Sequential(Layer):
             PyTorch is not installed.
         ValueError
             A layer that PyTorch has no module for: `Residual`, `Scale`, layers of one's own.
+        RuntimeError
+            Another thread trains the network.
         """
         for network in (self, *_flat(self._layers)):
             if (isinstance(network, Sequential)
@@ -1010,6 +1020,8 @@ class Sequential(Layer):
             A layer, optimizer, loss or metric that is not built in; the file is not touched.
         OSError
             The file cannot be written; what stood there is as it was.
+        RuntimeError
+            Another thread trains the network.
         """
         include_optimizer = flag(include_optimizer, "include_optimizer")
         with self._use:

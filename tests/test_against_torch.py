@@ -9,6 +9,10 @@ import pytest
 import fastnet as fn
 
 torch = pytest.importorskip("torch")
+hypothesis = pytest.importorskip("hypothesis")
+from drawn_networks import ANY, KINDS, networks  # noqa: E402
+
+given, some = hypothesis.given, hypothesis.strategies
 
 # Both sides compute in float64 and differ by the order of their sums: 1e-10 is far above that
 # and far below any real mistake.
@@ -396,3 +400,36 @@ def test_twenty_steps_of_every_optimizer_with_a_rate_that_changes(name, common, 
             values = [v for layer in chain for _, v, _ in layer.parameters()]
             for value, parameter in zip(values, parameters, strict=True):
                 np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=0, atol=1e-9)
+
+
+# ---- Drawn networks ----------------------------------------------------------------------------
+
+IN_TORCH = [kind for kind in KINDS if kind not in ("residual", "scale", "drop")]
+SINGLE = {name: make for name, make in ANY.items() if name != "log_softmax"}
+
+
+@hypothesis.settings(deadline=None, max_examples=80, database=None)
+@given(networks(SINGLE, ["float64"], rough=False, kinds=IN_TORCH), some.data())
+def test_a_network_is_pytorchs(network, data):
+    """Scores, loss and the gradients of all parameters, in float64."""
+    layers, dtype, n_in, n_out = network
+    net = fn.Sequential(layers)
+    net.compile(fn.SGD(0.0), keep_gradients=True)
+    rng = np.random.default_rng(data.draw(some.integers(0, 2**32 - 1)))
+    n = data.draw(some.integers(1, 60))
+    x, labels = rng.normal(size=(n, n_in)).astype(dtype), rng.integers(n_out, size=n)
+    module = net.to_torch()
+    scores = module(torch.tensor(x))
+    loss = torch.nn.functional.cross_entropy(scores, torch.tensor(labels))
+    loss.backward()
+    close = 1e-6                            # a LayerNorm of nearly equal entries is steep
+    expected = scores.detach().numpy()
+    assert np.abs(net.predict(x) - expected).max() <= close * (1 + np.abs(expected).max())
+    assert net.train_step(x, labels) == pytest.approx(float(loss.detach()), rel=close, abs=close)
+    theirs = [p.grad for p in module.parameters()]
+    ours = [gradient for _, _, gradient in net.parameters()]
+    assert len(theirs) == len(ours)
+    for gradient, other in zip(ours, theirs, strict=True):
+        if other is not None:                           # frozen there, and of no interest here
+            other = other.numpy().reshape(gradient.T.shape).T
+            assert np.abs(gradient - other).max() <= close * (1 + np.abs(other).max())

@@ -496,6 +496,18 @@ def test_a_callback_that_fails_leaves_the_last_finished_step(moment, own):
     assert bits(net) == bits(twin)
 
 
+def test_a_metric_that_fails_leaves_the_last_finished_step():
+    def fails(scores, target):
+        raise ZeroDivisionError("on purpose")
+
+    net, twin = make(), make()
+    net.compile(net.optimizer, metrics=[fails])
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        net.fit(X, Y, epochs=3, rng=0, verbose=0)
+    twin.fit(X, Y, rng=0, verbose=0)
+    assert bits(net) == bits(twin)
+
+
 def test_batches_that_fail_leave_the_last_finished_step():
     def batches():
         yield X[:64], Y[:64]

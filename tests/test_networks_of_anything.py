@@ -1,8 +1,8 @@
 """Networks of drawn layers, losses, optimizers and batches.
 
-The engine against layers called one by one, both against the formulas in pure Python and against
-PyTorch, and backward against central differences. `--hypothesis-show-statistics` shows how many
-were tried.
+The engine against layers called one by one, against the formulas in pure Python and (in
+test_against_torch.py) against PyTorch, and backward against central differences.
+`--hypothesis-show-statistics` shows how many were tried.
 """
 
 import copy
@@ -14,7 +14,7 @@ import fastnet as fn
 from fastnet import reference
 
 hypothesis = pytest.importorskip("hypothesis")
-from drawn_networks import ANY, KINDS, SMOOTH, losses, networks, optimizers  # noqa: E402
+from drawn_networks import ANY, SMOOTH, losses, networks, optimizers  # noqa: E402
 
 given, some = hypothesis.given, hypothesis.strategies
 often = hypothesis.settings(deadline=None, max_examples=150, database=None)
@@ -107,37 +107,3 @@ def test_a_network_predicts_what_the_formulas_say(network, data):
     scale = 1 + np.abs(y).max()         # a LayerNorm of nearly equal entries enlarges rounding
     for model in (net, net.frozen()):
         np.testing.assert_allclose(model.predict(x), y, rtol=0, atol=1e-7 * scale)
-
-
-# ---- Against PyTorch ---------------------------------------------------------------------------
-
-IN_TORCH = [kind for kind in KINDS if kind not in ("residual", "scale", "drop")]
-SINGLE = {name: make for name, make in ANY.items() if name != "log_softmax"}
-
-
-@hypothesis.settings(often, max_examples=80)
-@given(networks(SINGLE, ["float64"], rough=False, kinds=IN_TORCH), some.data())
-def test_a_network_is_pytorchs(network, data):
-    """Scores, loss and the gradients of all parameters, in float64."""
-    torch = pytest.importorskip("torch")
-    layers, dtype, n_in, n_out = network
-    net = fn.Sequential(layers)
-    net.compile(fn.SGD(0.0), keep_gradients=True)
-    rng = np.random.default_rng(data.draw(some.integers(0, 2**32 - 1)))
-    n = data.draw(some.integers(1, 60))
-    x, labels = rng.normal(size=(n, n_in)).astype(dtype), rng.integers(n_out, size=n)
-    module = net.to_torch()
-    scores = module(torch.tensor(x))
-    loss = torch.nn.functional.cross_entropy(scores, torch.tensor(labels))
-    loss.backward()
-    close = 1e-6                            # a LayerNorm of nearly equal entries is steep
-    expected = scores.detach().numpy()
-    assert np.abs(net.predict(x) - expected).max() <= close * (1 + np.abs(expected).max())
-    assert net.train_step(x, labels) == pytest.approx(float(loss.detach()), rel=close, abs=close)
-    theirs = [p.grad for p in module.parameters()]
-    ours = [gradient for _, _, gradient in net.parameters()]
-    assert len(theirs) == len(ours)
-    for gradient, other in zip(ours, theirs, strict=True):
-        if other is not None:                           # frozen there, and of no interest here
-            other = other.numpy().reshape(gradient.T.shape).T
-            assert np.abs(gradient - other).max() <= close * (1 + np.abs(other).max())

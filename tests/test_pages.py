@@ -14,7 +14,8 @@ import fastnet as fn
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md",
-                                  "docs/DISTRIBUTED.md", "docs/SCALING.md", "examples/README.md")]
+                                  "docs/DISTRIBUTED.md", "docs/SCALING.md", "docs/RELIABILITY.md",
+                                  "examples/README.md")]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="needs the source tree")
 
