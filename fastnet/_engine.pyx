@@ -20,7 +20,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isfinite, sqrt
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -332,6 +332,8 @@ cdef class Steps:
         clip_norm: gradients are made smaller so that their norm is at most this; or infinite.
     decays_vectors : bool
         Whether decay and shrink are meant for biases and the like as well.
+    taken : ndarray of int64 (1,)
+        Counts steps, without an object that there might be no memory for.
     momentum, gain, look, direct, memory, eps : float
         As of `Update`. `look` and `direct`: of SGD with momentum.
     """
@@ -342,11 +344,13 @@ cdef class Steps:
     cdef public cnp.ndarray rates
     cdef double clip_norm
     cdef bint spares_vectors
-    cdef public Py_ssize_t taken    # steps, since somebody looked
+    cdef cnp.ndarray counted
+    cdef int64_t *taken
 
     def __init__(self, str rule, tuple states, cnp.ndarray rates, double clip,
-                 double clip_norm, bint decays_vectors, double momentum=0.0, double gain=1.0,
-                 double look=1.0, double direct=0.0, double memory=0.0, double eps=0.0):
+                 double clip_norm, bint decays_vectors, cnp.ndarray taken, *,
+                 double momentum=0.0, double gain=1.0, double look=1.0,
+                 double direct=0.0, double memory=0.0, double eps=0.0):
         self.numbers.rule = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP}[rule]
         self.numbers.momentum, self.numbers.gain = momentum, gain
         self.numbers.look, self.numbers.direct = look, direct
@@ -358,6 +362,7 @@ cdef class Steps:
         self.rates = rates
         self.clip_norm = clip_norm
         self.spares_vectors = not decays_vectors
+        self.counted, self.taken = taken, <int64_t *>cnp.PyArray_DATA(taken)
 
     cdef Update at(self, Py_ssize_t step) noexcept nogil:
         """The numbers of a step, counted from 0."""
@@ -371,8 +376,8 @@ cdef class Steps:
 def aligned_zeros(size, dtype):
     """Return a vector of zeros that begins at a multiple of 64 bytes."""
     itemsize = np.dtype(dtype).itemsize
-    raw = np.zeros(size * itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    cdef cnp.ndarray raw = np.zeros(size * itemsize + ALIGNMENT, np.uint8)
+    start = ALIGNMENT - <size_t>cnp.PyArray_BYTES(raw) % ALIGNMENT
     return raw[start:start + size * itemsize].view(dtype)
 
 
@@ -674,9 +679,9 @@ cdef class Engine:
 
     cdef int reserve_targets(self, Py_ssize_t rows, bint weighs) except -1:
         """Make room for targets as rows of weights, and for the weights of shuffled samples."""
-        if weighs and (self.targets is None or cnp.PyArray_DIM(self.weights, 0) < rows):
-            self.targets = aligned_zeros(rows * self.n_out, self.dtype)
-            self.weights = aligned_zeros(rows, self.dtype)
+        if weighs and (self.weights is None or cnp.PyArray_DIM(self.weights, 0) < rows):
+            self.targets, self.weights = (      # both, or neither for want of memory
+                aligned_zeros(rows * self.n_out, self.dtype), aligned_zeros(rows, self.dtype))
             self.targets_start = cnp.PyArray_BYTES(self.targets)
             self.weights_start = cnp.PyArray_BYTES(self.weights)
         return 0
@@ -1041,7 +1046,7 @@ cdef class Engine:
                 u.rule = u.rule if u.rule != PLAIN_SGD else SGD
                 u.scale = steps.clip_norm / (norm + 1e-6)
         finite &= self.update(n, keep or wait, &u, steps)
-        steps.taken += 1
+        steps.taken[0] += 1
         return FINE if finite else BAD_PARAMETER
 
     cdef Py_ssize_t right_answers(
