@@ -25,7 +25,6 @@ class Objective:
 class Steps:
     states: tuple[ndarray | None, ndarray | None, ndarray | None]
     rates: ndarray
-    taken: int
     def __init__(
         self,
         rule: str,
@@ -34,6 +33,7 @@ class Steps:
         clip: float,
         clip_norm: float,
         decays_vectors: bool,
+        taken: ndarray,
         **numbers: float,
     ) -> None: ...
 

@@ -21,7 +21,7 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.math cimport isfinite, sqrt
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -156,6 +156,8 @@ cdef class Steps:
         clip_norm: gradients are made smaller so that their norm is at most this; or infinite.
     decays_vectors : bool
         Whether decay and shrink are meant for biases and the like as well.
+    taken : ndarray of int64 (1,)
+        Counts steps, without an object that there might be no memory for.
     momentum, gain, look, direct, memory, eps : float
         As of `Update`. `look` and `direct`: of SGD with momentum.
     """
@@ -166,11 +168,13 @@ cdef class Steps:
     cdef public cnp.ndarray rates
     cdef double clip_norm
     cdef bint spares_vectors
-    cdef public Py_ssize_t taken    # steps, since somebody looked
+    cdef cnp.ndarray counted
+    cdef int64_t *taken
 
     def __init__(self, str rule, tuple states, cnp.ndarray rates, double clip,
-                 double clip_norm, bint decays_vectors, double momentum=0.0, double gain=1.0,
-                 double look=1.0, double direct=0.0, double memory=0.0, double eps=0.0):
+                 double clip_norm, bint decays_vectors, cnp.ndarray taken, *,
+                 double momentum=0.0, double gain=1.0, double look=1.0,
+                 double direct=0.0, double memory=0.0, double eps=0.0):
         self.numbers.rule = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP}[rule]
         self.numbers.momentum, self.numbers.gain = momentum, gain
         self.numbers.look, self.numbers.direct = look, direct
@@ -182,6 +186,7 @@ cdef class Steps:
         self.rates = rates
         self.clip_norm = clip_norm
         self.spares_vectors = not decays_vectors
+        self.counted, self.taken = taken, <int64_t *>cnp.PyArray_DATA(taken)
 
     cdef Update at(self, Py_ssize_t step) noexcept nogil:
         """The numbers of a step, counted from 0."""
@@ -195,8 +200,8 @@ cdef class Steps:
 def aligned_zeros(size, dtype):
     """Return a vector of zeros that begins at a multiple of 64 bytes."""
     itemsize = np.dtype(dtype).itemsize
-    raw = np.zeros(size * itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    cdef cnp.ndarray raw = np.zeros(size * itemsize + ALIGNMENT, np.uint8)
+    start = ALIGNMENT - <size_t>cnp.PyArray_BYTES(raw) % ALIGNMENT
     return raw[start:start + size * itemsize].view(dtype)
 
 
@@ -553,10 +558,10 @@ cdef class Engine:
 
     cdef int reserve_targets(self, Py_ssize_t rows, bint weighs) except -1:
         """Make room for targets as rows of weights, and for the weights of shuffled samples."""
-        if weighs and (self.targets is None or cnp.PyArray_DIM(self.weights, 0) < rows):
+        if weighs and (self.weights is None or cnp.PyArray_DIM(self.weights, 0) < rows):
             targets = aligned_zeros(rows * self.n_out, self.dtype)
-            weights = aligned_zeros(rows, self.dtype)
-            if self.targets is not None and cnp.PyArray_DIM(self.weights, 0) >= rows:
+            weights = aligned_zeros(rows, self.dtype)       # both, or neither for want of memory
+            if self.weights is not None and cnp.PyArray_DIM(self.weights, 0) >= rows:
                 return 0                    # another thread was quicker
             self.targets, self.weights = targets, weights
             self.targets_start = cnp.PyArray_BYTES(self.targets)
@@ -910,7 +915,7 @@ cdef class Engine:
                 u.rule = u.rule if u.rule != PLAIN_SGD else SGD
                 u.scale = steps.clip_norm / (norm + 1e-6)
         finite &= self.update(n, keep or wait, &u, steps)
-        steps.taken += 1
+        steps.taken[0] += 1
         return FINE if finite else BAD_PARAMETER
 
     cdef Py_ssize_t right_answers(

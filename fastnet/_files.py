@@ -13,33 +13,34 @@ class ModelFileError(ValueError):
 
 
 @contextmanager
-def draft(path: Path) -> Iterator[IO[bytes]]:
+def draft(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file with a temporary name beside `path`, which is gone at the end."""
+    path = str(path)
     with suppress(FileNotFoundError):
         os.lstat(path)                  # a name that is too long is noticed now
-    with open(path.parent / f".fastnet-{secrets.token_hex(8)}", "xb") as file:
-        try:
+    name = os.path.join(os.path.dirname(path), f".fastnet-{secrets.token_hex(8)}")
+    try:
+        with open(name, "xb") as file:
             yield file
-        finally:
-            file.close()
-            with suppress(FileNotFoundError):
-                os.unlink(file.name)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` if the block ends without an exception.
 
     At every moment the path holds the old file or the new one, whole. At the end the new one is on
     the disk, and so is its name. Of a link what it leads to is replaced.
     """
-    path = Path(os.path.realpath(path))
+    path = os.path.realpath(path)
     with draft(path) as file:
         yield file
         file.close()
         _sync(file.name)
         os.replace(file.name, path)
-        _sync(path.parent)
+        _sync(os.path.dirname(path))
 
 
 def _sync(path: str | Path) -> None:

@@ -17,8 +17,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,7 @@ def write_state(path: str | os.PathLike[str], kind: str, state: Any) -> None:
     TypeError
         Something else in the state.
     """
-    import hashlib  # slow to import, as json is, and seldom needed
-    import json
+    import json  # slow to import, as hashlib is, and seldom needed
 
     arrays: dict[str, np.ndarray] = {}
     content = json.dumps(_apart(state, "", arrays))
@@ -67,11 +65,9 @@ def write_state(path: str | os.PathLike[str], kind: str, state: Any) -> None:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     beginning = len(text).to_bytes(8, "little") + text
-    digest = hashlib.sha256(beginning)
-    for _, array in ordered:
-        digest.update(_bytes_of(array))
-    beginning = beginning.replace(NO_SUM.encode(), digest.hexdigest().encode(), 1)
-    with replacing(Path(path)) as file:
+    digest = _sha256([beginning, *(_bytes_of(array) for _, array in ordered)])
+    beginning = beginning.replace(NO_SUM.encode(), digest, 1)
+    with replacing(os.fspath(path)) as file:
         file.write(beginning)
         for _, array in ordered:
             file.write(_bytes_of(array))
@@ -96,13 +92,32 @@ def _apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return {key: _apart(one, f"{name}.{key}", arrays) for key, one in value.items()}
     if isinstance(value, dict):
         return {"$pairs": _apart([list(item) for item in value.items()], name, arrays)}
-    if isinstance(value, np.ndarray) and value.dtype.newbyteorder("<") in WORDS:
+    if isinstance(value, np.ndarray) and (stored := _as_stored(value.dtype)) in WORDS:
         name = name[1:].removeprefix("parameters.")
         while name in arrays:           # as keys have points, too
             name += "_"
-        arrays[name] = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
+        fits = stored == value.dtype and value.flags.c_contiguous
+        arrays[name] = value if fits else np.asarray(value, stored, order="C")
         return {"$array": name}
     raise TypeError(f"a file cannot hold {value!r}")
+
+
+def _sha256(parts: Iterable[bytes | memoryview]) -> bytes:
+    """Return the SHA-256 of some bytes, in hexadecimal digits."""
+    import hashlib
+
+    try:
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        return digest.hexdigest().encode()
+    except ValueError as error:         # what OpenSSL says for want of memory
+        raise MemoryError(str(error)) from error
+
+
+def _as_stored(dtype: np.dtype) -> np.dtype:
+    """Return a type in little-endian order; NumPy crashes in `newbyteorder` for want of memory."""
+    return dtype if dtype in WORDS else dtype.newbyteorder("<")
 
 
 # ---- Reading -----------------------------------------------------------------------------------
@@ -148,8 +163,6 @@ def parse(path: str | os.PathLike[str], data: bytes) -> tuple[str, Any]:
 
 def _parts(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
     """Return kind, content and arrays of a file, checked as a whole."""
-    import hashlib
-
     header, start = _header(data)
     metadata = _metadata(header)
     if (found := metadata["version"]) != str(VERSION):
@@ -157,10 +170,8 @@ def _parts(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
                              f"{VERSION}")
     expected = metadata["sha256"].encode()
     at = data.find(expected, 0, start)
-    digest = hashlib.sha256(memoryview(data)[:max(at, 0)])
-    digest.update(NO_SUM.encode())
-    digest.update(memoryview(data)[at + 64:])
-    if at < 0 or digest.hexdigest().encode() != expected:
+    whole = memoryview(data)
+    if at < 0 or _sha256([whole[:at], NO_SUM.encode(), whole[at + 64:]]) != expected:
         raise ModelFileError("it is damaged: its checksum is another")
     return metadata["kind"], _json(metadata["content"]), _arrays(header, data, start)
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -43,6 +43,7 @@ LOSSES = {
 }
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "sgd": lambda: SGD(lr=0.01), "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+_Pending: TypeAlias = tuple[float, list[np.ndarray]]     # what to divide by, and sums of gradients
 CLASS_LOSSES = (SoftmaxCrossEntropy, CrossEntropy, NegativeLogLikelihood)
 
 
@@ -157,7 +158,7 @@ class Trainer:
         self._native = built_in and kind.step is Optimizer.step and kind._apply in (
             SGD._apply, Adam._apply, RMSprop._apply)
         self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
-        self._pending: tuple[float, list[np.ndarray]] | None = None     # layer by layer
+        self._pending: _Pending | None = None     # layer by layer
         self.shared: Any = None             # the steps that it takes with other ranks
 
     def restart(self) -> None:
@@ -319,11 +320,9 @@ class Trainer:
             if sample_weight is not None:
                 sample_weight = self._weights(sample_weight, None, target)
             assert self._objective is not None
-            steps = self._steps_of(1)
             outcome, _, value, *_ = self._engine.train(
                 x, target, sample_weight, self._objective, len(x), None, False,
-                self._keeps_gradients, steps, update)
-            self.optimizer.steps += steps.taken
+                self._keeps_gradients, self._steps_of(1), update)
             if outcome != "fine":
                 raise self.failure(outcome, value, "")
             return value
@@ -359,13 +358,9 @@ class Trainer:
         assert self._engine is not None and self._objective is not None
         if tally.keeps_scores:
             scores = np.empty((n, self._engine.n_out), self._dtype)
-        steps = self._steps_of(-(-n // batch_size))
-        try:
-            outcome, step, value, total, shares, correct = self._engine.train(
-                x, y, weights, self._objective, batch_size, order, self._counts,
-                self._keeps_gradients, steps, update, scores)
-        finally:
-            self.optimizer.steps += steps.taken
+        outcome, step, value, total, shares, correct = self._engine.train(
+            x, y, weights, self._objective, batch_size, order, self._counts,
+            self._keeps_gradients, self._steps_of(-(-n // batch_size)), update, scores)
         if outcome != "fine":
             raise self.failure(outcome, value, f"{place}, step {number + step}")
         if order is not None and (
@@ -378,16 +373,14 @@ class Trainer:
 
     def apply_pending(self, place: str) -> None:
         """Update by the gradients that were gathered, if there are any."""
-        optimizer = self.optimizer
         if self.runs_epochs:
             assert self._engine is not None and self._objective is not None
-            steps = self._steps_of(1)
-            outcome = self._engine.apply_pending(self._objective, self._keeps_gradients, steps)
-            optimizer.steps += steps.taken
+            outcome = self._engine.apply_pending(
+                self._objective, self._keeps_gradients, self._steps_of(1))
             if outcome != "fine":
                 raise self.failure(outcome, math.nan, place)
         elif self._pending is not None:
-            self._update_by_layers(0.0, place)
+            self._update_by_layers(self._pending, 0.0, place)
 
     def waiting(self) -> tuple[np.ndarray, float]:
         """Return the gradients that wait as a vector of sums, and what they are to be divided by.
@@ -442,35 +435,40 @@ class Trainer:
                 self._pending = None
                 raise self.failure("loss", value, place)
             self._network.backward(loss.backward())
-            if self._pending is not None or not update:
-                self._gather(self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
+            pending = self._pending
+            if pending is not None or not update:
+                pending = self._gathered(
+                    self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
             if update:
-                self._update_by_layers(value, place)
+                self._update_by_layers(pending, value, place)
+            else:
+                self._pending = pending
         finally:
             self._use.end(True)
         return value, scores, y, weights
 
-    def _gather(self, share: float) -> None:
-        """Add the layers' gradients, each times what its mean was divided by, to the sums."""
+    def _gathered(self, share: float) -> _Pending:
+        """Return the sums with the layers' gradients, times what their mean was divided by."""
         before, sums = self._pending or (0.0, [])
         gradients = [_ops.scale_forward(gradient, share)
                      for _, _, gradient in self._network.parameters()]
-        self._pending = before + share, [
+        return before + share, [
             _ops.add_forward(*pair) for pair in zip(sums, gradients, strict=True)
         ] if sums else gradients
 
-    def _update_by_layers(self, value: float, place: str) -> None:
+    def _update_by_layers(self, pending: _Pending | None, value: float, place: str) -> None:
         """Update by the gradients on the layers, or by those that were gathered."""
-        if self._pending is not None:
-            total, sums = self._pending
+        if pending is not None:
+            total, sums = pending
             factor = 1 / total if total and self.loss.reduction == "mean" else 1.0
             for (_, _, gradient), gathered in zip(self._network.parameters(), sums, strict=True):
                 gradient[...] = _ops.scale_forward(gathered, factor)
-            self._pending = None
         if self._keeps_gradients and not all(
                 np.isfinite(gradient).all() for _, _, gradient in self._network.parameters()):
+            self._pending = None
             raise self.failure("gradient", value, place)
         self.optimizer.step(self._network.layers)
+        self._pending = None
         if not all(np.isfinite(values).all() for _, values, _ in self._network.parameters()):
             raise self.failure("parameter", value, place)
 
@@ -498,7 +496,6 @@ class Trainer:
         """
         optimizer, known = self.optimizer, self._steps
         if known is not None and known[0] == optimizer.version:
-            known[1].taken = 0
             if not optimizer.constant:
                 known[1].rates = optimizer.rates(steps)
             return known[1]
@@ -520,7 +517,7 @@ class Trainer:
             optimizer.rule, (first, second, third), optimizer.rates(steps),
             math.inf if optimizer.clip_value is None else optimizer.clip_value,
             math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
-            optimizer.decay_vectors, **optimizer.numbers())
+            optimizer.decay_vectors, optimizer.taken, **optimizer.numbers())
         self._steps = optimizer.version, found
         return found
 

@@ -108,13 +108,29 @@ class Optimizer:
     ) -> None:
         self._states: dict[Any, list[States]] = {}              # by layer, in parameters' order
         self._plan: _Plan | None = None
-        self.steps = 0              # that were taken
+        self.taken = np.zeros(1, np.int64)  # steps: an array, so that compiled code can count
         self.version = 0            # grows with every change of an option
         self.lr = lr
         self.weight_decay = weight_decay
         self.decay_vectors = decay_vectors
         self.clip_norm = clip_norm
         self.clip_value = clip_value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickle; those of older versions have the number of steps as it is."""
+        vars(self).update(state)
+        if "steps" in state:
+            self.taken = np.zeros(1, np.int64)
+            self.steps = vars(self).pop("steps")
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return int(self.taken[0])
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self.taken[0] = value
 
     @property
     def lr(self) -> Any:
@@ -267,6 +283,9 @@ class Optimizer:
             self._plan = None
             chain = [layers] if _has_parameters(layers) else list(layers)
             plan, started = self._prepare(chain)
+        # Made before: once parameters have changed, nothing may fail for want of memory.
+        steps = self.steps + 1
+        states = self._states if started is None else self._states | started
         try:
             self._apply(plan)
         except ValueError:
@@ -275,9 +294,8 @@ class Optimizer:
             self._plan = None           # a layer may have joined a network, which moves its arrays
             self.step(layers)
             return
-        self.steps += 1
+        self.steps, self._states = steps, states
         if started is not None:
-            self._states.update(started)
             if all(isinstance(layer, Layer) and type(layer.parameters()) is tuple
                    for layer in chain):
                 self._plan = plan
