@@ -1,18 +1,18 @@
 """Whether several threads pay: measured while the work goes on, as the bits are the same.
 
 Work of one kind, such as a network's steps of one batch size, comes again and again. A tuner takes
-its time in windows of a few milliseconds, and compares the number of threads that is best so far
-with another one: once at the beginning, and again
-
-* with one thread at work, after a while, which grows with each time that more did not pay;
-* with several, when they take longer than they did. Then there may be another process on their
-  processors, and one thread has to show that it is not quicker.
+its time in windows of a few milliseconds, and tries another number of threads than the best so far
+for a window: once at the beginning, then after a while, which grows with each trial, and at once
+where several threads take longer than they did, as another process may have come. More threads
+have to be better several times in a row, as windows are shorter than a scheduler's whims; fewer
+only once.
 
 What trying costs is bounded: who has lost a second by it waits for 32 before it tries again.
 """
 
 cdef enum:
     LOSSES_APART = 32           # seconds of work for each that a trial has lost
+    IN_A_ROW = 3                # trials in which more threads have to be better
 
 # In seconds, and as shares.
 cdef extern from *:
@@ -46,10 +46,12 @@ cdef struct Tuner:
     bint warm                   # whether a first time, which says little, is over
     bint trying                 # `other` is at work
     bint known                  # whether there was a comparison
+    int wins                    # of `other`, in a row
     double cost                 # seconds per work of `best`, in its last window,
     double reference            # and when it was compared
     double seconds, work        # of the window that runs
-    double wait, left           # seconds from one trial to the next, and until the next
+    double wait, left           # seconds from one trial to the next, and until the next,
+    double calm                 # and until it may be sooner
 
 
 cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
@@ -58,9 +60,9 @@ cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
     sure: so much work that most threads are best, as long as nothing else is known.
     """
     if t.most != most:
-        t.most, t.warm, t.trying, t.known = most, False, False, False
+        t.most, t.warm, t.trying, t.known, t.wins = most, False, False, False, 0
         t.best, t.other = most if sure else 1, 1 if sure else most
-        t.seconds = t.work = t.cost = t.left = 0
+        t.seconds = t.work = t.cost = t.reference = t.left = t.calm = 0
         t.wait = FIRST_WAIT
     return t.other if t.trying else t.best
 
@@ -74,7 +76,6 @@ cdef inline int another(const Tuner *t) noexcept nogil:
 
 cdef inline void took(Tuner *t, double seconds, double work) noexcept nogil:
     """Take note of what a piece of work took with the number of threads that was asked for."""
-    cdef double cost, spent, lost, done
     if not t.warm:
         t.warm = True
         return
@@ -82,34 +83,37 @@ cdef inline void took(Tuner *t, double seconds, double work) noexcept nogil:
     t.work += work
     if t.seconds < WINDOW:
         return
-    spent, done = t.seconds, t.work
-    cost = spent / done
-    lost = spent - t.cost * done
-    t.seconds = t.work = 0
-    if not t.trying:
-        t.left -= spent
-        t.cost = cost
+    if t.trying:
+        judge(t, t.seconds / t.work)
+    else:
+        t.cost = t.seconds / t.work
+        t.left -= t.seconds
+        t.calm -= t.seconds
         if not t.known:
             t.known = t.trying = True
-            t.reference = cost
+        elif t.best > 1 and t.calm <= 0 and t.cost > SUSPICIOUS * t.reference:
+            t.other, t.trying = 1, True
         elif t.left <= 0:
-            if t.best > 1 and cost > SUSPICIOUS * t.reference:
-                t.other, t.trying = 1, True
-            elif t.best == 1 or t.other > 1:
-                t.trying = True
-            else:                               # several threads have proved themselves
-                t.wait = FIRST_WAIT
-        return
+            t.trying = True
+    t.seconds = t.work = 0
+
+
+cdef inline void judge(Tuner *t, double cost) noexcept nogil:
+    """The end of a trial, in which a piece of work took so many seconds."""
+    cdef bint more = t.other > t.best, better = cost < t.cost * (WORTH_IT if more else 1.0)
+    cdef double lost = (cost - t.cost) * t.work
     t.trying = False
-    if cost < t.cost * (WORTH_IT if t.other > t.best else 1.0):
-        lost = 0
-        if t.other == 1:                        # several threads have failed
-            t.wait = min(2 * t.wait, LONGEST_WAIT)
-            lost = (t.cost - cost) * done
+    if better and more and t.wins + 1 < IN_A_ROW:
+        t.wins += 1
+        t.left = 0                              # again, after a window of `best`
+        return
+    t.wins = 0
+    if better:
         t.best, t.other = t.other, t.best
         t.cost = cost
-    elif t.best == 1:
-        t.wait = min(2 * t.wait, LONGEST_WAIT)
+        lost = 0 if more else -lost             # by those that were at work before
     t.reference = t.cost
-    t.left = max(t.wait, LOSSES_APART * lost)
+    t.wait = min(2 * t.wait, LONGEST_WAIT)
+    t.calm = LOSSES_APART * max(lost, 0.0)
+    t.left = max(t.wait, t.calm)
     t.other = another(t)

@@ -1,5 +1,7 @@
 """Which number of threads is chosen, as times are: those of made-up work."""
 
+import random
+
 import pytest
 
 from fastnet._engine import tuned
@@ -23,8 +25,8 @@ def test_two_threads_that_pay_are_kept(piece, sure):
     found = tuned(took_by, pieces, 2, sure)
     window = max(1, round(4e-3 / piece)) + 1
     assert found[0] == (2 if sure else 1)
-    assert set(found[4 * window:]) == {2}
-    assert found.count(1) <= 3 * window
+    late = found[9 * window:]           # after a comparison, or three in a row
+    assert late.count(2) > 0.95 * len(late)
 
 
 @pytest.mark.parametrize("sure", [False, True])
@@ -58,7 +60,7 @@ def test_a_neighbour_comes_and_goes():
     assert share["before"].count(2) > 0.9 * len(share["before"])
     assert share["busy"].count(1) > 0.97 * len(share["busy"])
     late = share["after"][len(share["after"]) // 2:]    # waits are 4 s at most
-    assert set(late) == {2}
+    assert late.count(2) > 0.97 * len(late)
 
 
 def test_stalls_in_a_few_pieces_count():
@@ -73,6 +75,18 @@ def test_stalls_in_a_few_pieces_count():
 
     found = tuned(took_by, 50_000, 2)
     assert found.count(1) > 0.95 * len(found)
+
+
+def test_noise_is_no_reason_for_more_threads():
+    """Two busy processes on two cores: windows of either kind are good or bad by chance."""
+    rng = random.Random(0)
+
+    def took_by(threads, time):
+        mean = 1e-2 if threads == 1 else 1.2e-2
+        return mean * (0.4 if rng.random() < 0.5 else 1.6)
+
+    found = tuned(took_by, 5_000, 2)
+    assert found.count(1) > 0.75 * len(found)
 
 
 @pytest.mark.parametrize("best", [1, 2, 4, 8, 16])
