@@ -2,10 +2,10 @@
 
 Work of one kind, such as a network's steps of one batch size, comes again and again. A tuner takes
 its time in windows of a few milliseconds, and tries another number of threads than the best so far
-for a window: once at the beginning, then after a while, which grows with each trial, and at once
-where several threads take longer than they did, as another process may have come. More threads
-have to be better several times in a row, as windows are shorter than a scheduler's whims; fewer
-only once.
+for a window: once at the beginning, then after a while, which grows with each trial, and soon where
+several threads take longer than they did, as another process may have come. More threads have to
+be better several times in a row, as windows are shorter than a scheduler's whims; fewer only once,
+but where more had done well for long, they are soon tried again.
 
 What trying costs is bounded: who has lost a second by it waits for 32 before it tries again.
 """
@@ -13,15 +13,17 @@ What trying costs is bounded: who has lost a second by it waits for 32 before it
 cdef enum:
     LOSSES_APART = 32           # seconds of work for each that a trial has lost
     IN_A_ROW = 3                # trials in which more threads have to be better
+    DOUBTFUL = 2                # windows in a row in which several threads were slower than before
 
 # In seconds, and as shares.
 cdef extern from *:
     """
-    static const double WINDOW = 4e-3, FIRST_WAIT = 0.05, LONGEST_WAIT = 4.0;
+    static const double WINDOW = 4e-3, FIRST_WAIT = 0.05, LONGEST_WAIT = 4.0, LONG = 0.5;
     static const double WORTH_IT = 0.97, SUSPICIOUS = 1.15;
     """
     const double WINDOW         # what is compared is the mean over so long, or over one step
     const double FIRST_WAIT, LONGEST_WAIT
+    const double LONG           # if several threads were best for so long, they are trusted
     const double WORTH_IT       # more threads must take less than this share of the time
     const double SUSPICIOUS     # several threads that take so much longer than they did
 
@@ -46,12 +48,13 @@ cdef struct Tuner:
     bint warm                   # whether a first time, which says little, is over
     bint trying                 # `other` is at work
     bint known                  # whether there was a comparison
-    int wins                    # of `other`, in a row
+    int wins, doubts            # of `other`, in a row; windows in which `best` was slow
     double cost                 # seconds per work of `best`, in its last window,
     double reference            # and when it was compared
     double seconds, work        # of the window that runs
     double wait, left           # seconds from one trial to the next, and until the next,
     double calm                 # and until it may be sooner
+    double age                  # for how long `best` has been it
 
 
 cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
@@ -60,9 +63,10 @@ cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
     sure: so much work that most threads are best, as long as nothing else is known.
     """
     if t.most != most:
-        t.most, t.warm, t.trying, t.known, t.wins = most, False, False, False, 0
+        t.most, t.warm, t.trying, t.known = most, False, False, False
+        t.wins = t.doubts = 0
         t.best, t.other = most if sure else 1, 1 if sure else most
-        t.seconds = t.work = t.cost = t.reference = t.left = t.calm = 0
+        t.seconds = t.work = t.cost = t.reference = t.left = t.calm = t.age = 0
         t.wait = FIRST_WAIT
     return t.other if t.trying else t.best
 
@@ -89,9 +93,11 @@ cdef inline void took(Tuner *t, double seconds, double work) noexcept nogil:
         t.cost = t.seconds / t.work
         t.left -= t.seconds
         t.calm -= t.seconds
+        t.age += t.seconds
+        t.doubts = t.doubts + 1 if t.cost > SUSPICIOUS * t.reference else 0
         if not t.known:
             t.known = t.trying = True
-        elif t.best > 1 and t.calm <= 0 and t.cost > SUSPICIOUS * t.reference:
+        elif t.best > 1 and t.calm <= 0 and t.doubts >= DOUBTFUL:
             t.other, t.trying = 1, True
         elif t.left <= 0:
             t.trying = True
@@ -107,13 +113,16 @@ cdef inline void judge(Tuner *t, double cost) noexcept nogil:
         t.wins += 1
         t.left = 0                              # again, after a window of `best`
         return
-    t.wins = 0
+    t.wins = t.doubts = 0
+    t.wait = min(2 * t.wait, LONGEST_WAIT)
     if better:
         t.best, t.other = t.other, t.best
         t.cost = cost
         lost = 0 if more else -lost             # by those that were at work before
+        if not more and t.age > LONG:
+            t.wait, lost = FIRST_WAIT, 0
+        t.age = 0
     t.reference = t.cost
-    t.wait = min(2 * t.wait, LONGEST_WAIT)
     t.calm = LOSSES_APART * max(lost, 0.0)
     t.left = max(t.wait, t.calm)
     t.other = another(t)

@@ -324,7 +324,7 @@ BUGS = [
         "better = cost < t.cost * (WORTH_IT if more else 1.0)", "better = True",
         "test_tuner.py"),
     Bug("several threads that have become slow are kept", "_tuner.pxd",
-        "elif t.best > 1 and t.calm <= 0 and t.cost > SUSPICIOUS * t.reference:", "elif False:",
+        "elif t.best > 1 and t.calm <= 0 and t.doubts >= DOUBTFUL:", "elif False:",
         "test_tuner.py"),
     Bug("one good window is enough for more threads", "_tuner.pxd",
         "if better and more and t.wins + 1 < IN_A_ROW:", "if False:", "test_tuner.py"),

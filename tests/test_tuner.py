@@ -63,6 +63,17 @@ def test_a_neighbour_comes_and_goes():
     assert late.count(2) > 0.97 * len(late)
 
 
+@pytest.mark.parametrize("piece", [4e-4, 6e-3])
+def test_what_disturbs_for_a_moment_does_not_cost_seconds(piece):
+    """Every second something else runs for 30 ms on one of the cores."""
+    def took_by(threads, time):
+        return piece * (1 if threads == 1 else 2 if time % 1 < 0.03 else 0.6)
+
+    found = tuned(took_by, int(20 / piece), 2)
+    late = found[len(found) // 10:]
+    assert late.count(2) > 0.85 * len(late)
+
+
 def test_stalls_in_a_few_pieces_count():
     """Half of the pieces are quick and some take a slice of the scheduler: the mean decides."""
     state = {"pieces": 0}
