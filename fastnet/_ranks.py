@@ -10,6 +10,7 @@ its own error. An error that comes where no message can tell of it ends all proc
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 
 T = TypeVar("T")
 
+SECONDS_TO_READ = 0.5           # so that launchers pass on what was written before they end
 LOOKED_AT = 16      # rows, to see whether ranks were given the same array
 GOLDEN = 0x9E3779B97F4A7C15     # an odd number: its multiples in 64 bits are all different
 
@@ -115,9 +117,9 @@ class Ranks:
             if self._prepares and not self._known:
                 self.exchange(None, error)
             if not self._known:
-                traceback.print_exc()
-                print(f"rank {self.rank} of {self.size} ends all others, which would wait for it",
-                      file=sys.stderr, flush=True)
+                print(f"{traceback.format_exc()}rank {self.rank} of {self.size} ends all others, "
+                      "which would wait for it", file=sys.stderr, flush=True)
+                time.sleep(SECONDS_TO_READ)
                 self.comm.Abort(1)
             raise
 
