@@ -41,7 +41,7 @@ class Ranks:
     """
 
     def __init__(self, comm: Any) -> None:
-        from mpi4py import MPI  # type: ignore[import-not-found]
+        from mpi4py import MPI
 
         self.comm = comm
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())

@@ -7,6 +7,7 @@ import ast
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,17 @@ PICTURES = {
     "digits_curves.py": ["digits_accuracy.png", "digits_loss.png"],
     "digits_network.py": ["digits_network.png"],
 }
+# What a script needs besides fastnet.
+PACKAGES = {"dask_search.py": ["dask", "distributed", "sklearn"]}
 
 
 def run_in(folder, name, *arguments, path=None):
     """Run the script with `folder` as current folder; modules in `path` hide installed ones."""
-    environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
+    for package in PACKAGES.get(name, []):
+        pytest.importorskip(package)
+    paths = [str(path)] if path else []
+    paths += os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.run([sys.executable, EXAMPLES / name, *arguments], cwd=folder,
                           env=environment, capture_output=True, text=True, timeout=120)
 
@@ -193,6 +200,28 @@ def test_the_network_learns_the_digits_as_the_layers_do(run):
                       output_of(run, "digits_network.py"))
     assert whole.groups()[:2] == by_hand.groups()
     assert float(whole[3]) < 0.2 and float(whole[4]) > 0.94
+
+
+def test_digits_are_learned_alike_by_any_number_of_processes(run, tmp_path):
+    mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    pytest.importorskip("mpi4py")
+    if mpiexec is None:
+        pytest.skip("needs mpiexec")
+    alone = output_of(run, "mpi_digits.py")
+    command = [mpiexec, "-n", "2", sys.executable, "-m", "mpi4py", EXAMPLES / "mpi_digits.py"]
+    together = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == alone.replace("1 processes", "2 processes") != alone
+    assert float(re.search(r"held out: loss \S+, accuracy (\S+)", alone)[1]) > 0.9
+
+
+def test_a_search_on_dask_finds_what_a_search_in_one_process_does(run, monkeypatch):
+    found = re.search(r"best: (.*), accuracy (\S+) in", output_of(run, "dask_search.py"))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import dask_search
+
+    alone = dask_search.make_search().fit(*dask_search.digits()[0])
+    assert found.groups() == (str(alone.best_params_), f"{alone.best_score_:.4f}")
 
 
 # ---- What they draw ------------------------------------------------------------------------------

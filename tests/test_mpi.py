@@ -222,6 +222,19 @@ def test_a_checkpoint_of_several_ranks_is_for_any_number(tmp_path):
     assert_close(found, mpi_cases_checkpoint())
 
 
+@needs_mpi
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize("stored", ["float32", "float64"])
+def test_maps_and_batches_may_be_larger_than_memory(stored, tmp_path):
+    """float32 is read where it lies; float64 is converted on the way."""
+    np.lib.format.open_memmap(tmp_path / "large.npy", "w+", stored, (24_000, 1_000)).flush()
+    done = mpiexec(2, tmp_path, "larger_than_memory")
+    assert done.returncode == 0, done.stderr
+    assert "no limit" not in done.stdout
+    steps = 1 + 48 + 24 + 48            # 10 rows; in parts of the whole; two halves; batches
+    assert done.stdout.count(f"{steps} steps, dict_keys(['accuracy', 'top_2_accuracy'])") == 2
+
+
 # ---- Ranks that fail -----------------------------------------------------------------------------
 
 # What rank 1 raises, which all others name; or what all raise alike.

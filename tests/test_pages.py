@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastnet as fn
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md",
-                                  "examples/README.md")]
+                                  "docs/DISTRIBUTED.md", "docs/SCALING.md", "examples/README.md")]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="needs the source tree")
 
@@ -25,7 +27,7 @@ def blocks(path):
 
 @pytest.mark.parametrize("code", blocks(PAGES[0]), ids=lambda code: code.split("\n")[0])
 def test_readme_python_runs(code, tmp_path):
-    for package in ("sklearn", "torch", "onnx"):
+    for package in ("sklearn", "torch", "onnx", "mpi4py"):
         if package in code:
             pytest.importorskip(package)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path,
@@ -41,6 +43,14 @@ def test_readme_python_runs(code, tmp_path):
     elif "load_digits" in code:
         loss, accuracy = map(float, re.findall(r"\d\.\d+", done.stdout))
         assert loss < (0.4 if "Sequential" in code else 0.15) and accuracy > 0.9
+
+
+def test_the_page_on_several_processes_runs_in_one(tmp_path):
+    pytest.importorskip("mpi4py")
+    code, = blocks(ROOT / "docs/DISTRIBUTED.md")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    net, (x, y) = fn.load(tmp_path / "digits.safetensors"), fn.load_digits()
+    assert net.evaluate(x, y).accuracy > 0.9
 
 
 def test_the_program_in_c_says_what_the_page_says(tmp_path):
