@@ -5,8 +5,9 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 from bench import (
     contenders,
@@ -15,6 +16,8 @@ from bench import (
     network_sweep,
     networks,
     peers,
+    ranks,
+    scaling,
     steady,
     sweep,
 )
@@ -444,6 +447,44 @@ def run_estimators(options: argparse.Namespace) -> None:
     report.close(results, options.markdown, options.json)
 
 
+RANK_COLUMNS: list[Column] = [
+    ("network", 21, lambda result: result.network),
+    ("parameters", 10, lambda result: f"{result.parameters:,}"),
+    ("batch", 5, lambda result: str(result.batch)),
+    *(times(way) for way in ranks.WAYS),
+    ("of 2 threads", 12, lambda result: f"{result.efficiency('2 threads'):.0%}"),
+    ("of 2 ranks", 10, lambda result: f"{result.efficiency('2 ranks'):.0%}"),
+]
+MESSAGE_COLUMNS: list[Column] = [
+    ("parameters", 10, lambda message: f"{message.parameters:,}"),
+    times("Allreduce"), times("add"),
+]
+
+
+def run_ranks(options: argparse.Namespace) -> None:
+    """Measure steps of two processes, and their messages."""
+    seconds = 0.2 if options.quick else 4
+    described = environment(options.dtype)
+    mpi, results, messages = ranks.run(options.dtype, seconds)
+    report = Report({
+        **described, "MPI": mpi, "mpi4py": metadata.version("mpi4py"),
+        "samples": f"in turns for {seconds} s or more, each 20 ms; all in one run of "
+                   f"{ranks.RANKS} ranks on one machine, of which one sleeps where the other is "
+                   "measured alone",
+        "figures": "median [quartiles] of a train_step; of: t(1 thread) / (2 t); 1 rank: through "
+                   "messages to itself",
+        "verified": "two ranks have the losses of one process",
+    })
+    found: list[Any] = list(report.table(RANK_COLUMNS, results))
+    found += report.table(MESSAGE_COLUMNS, messages)
+    report.close(found, options.markdown, options.json)
+
+
+def run_scaling(options: argparse.Namespace) -> None:
+    """Show what the model makes of measured costs."""
+    print(scaling.page(options.measured))
+
+
 def new_file(text: str) -> Path:
     """Return a path that can be written to later: not after the run is the time to learn it."""
     path = Path(text)
@@ -530,6 +571,23 @@ def main() -> int:
     command.add_argument("--quick", action="store_true", help="2000 steps at rest")
     add_common(command)
     command.set_defaults(run=run_steady)
+
+    command = commands.add_parser(
+        "mpi", help="steps of two processes, and their messages",
+        description="A step of two processes (MPI, one thread each) against one process with one "
+                    "and two threads, and what it takes to add up gradients. Needs mpi4py and "
+                    "mpiexec.")
+    command.add_argument("--quick", action="store_true", help="small networks, short samples")
+    add_common(command)
+    command.set_defaults(run=run_ranks)
+
+    command = commands.add_parser(
+        "scaling", help="what the costs measured by 'mpi' say of 1 to 1024 machines",
+        description="The tables of docs/SCALING.md: a model of the time per step, from measured "
+                    "costs.")
+    command.add_argument("--measured", metavar="FILE", type=Path, default=scaling.MEASURED,
+                         help="what 'mpi --json' has written")
+    command.set_defaults(run=run_scaling)
     options = parser.parse_args()
     try:
         options.run(options)

@@ -60,6 +60,7 @@ class SharedSteps:
         self.network, self.trainer, self.ranks = network, trainer, ranks
         self.more = self.stop = False
         self.error: BaseException | None = None
+        self.dropouts = network._dropouts()
         self._waits = False         # whether there are gradients without an update yet
 
     # ---- Before the first ----------------------------------------------------------------------
@@ -111,10 +112,10 @@ class SharedSteps:
                         self.more, self.error is not None, self.network.stop_training)
         self.ranks.add_up(sums if update else tail)
         step = _Step(*tail.tolist())
-        if step.failed:
+        if step.failed or not step.rows:
+            self.trainer.forget_pending()
             error, self.error = self.error, None
             self.ranks.exchange(None, error)
-        if not step.rows:
             raise self.ranks.known(ValueError("a mean over 0 rows is not defined"))
         self.more, self.stop = step.more > 0, step.stops > 0
         total, shares = self.trainer.reported(step.total, step.shares, step.rows)
@@ -163,7 +164,7 @@ class SharedSteps:
     @contextmanager
     def _own_seeds(self) -> Iterator[None]:
         """Let this rank drop other entries than the others do."""
-        seeds = [layer._seen[1:] for layer in self.network._dropouts()]
+        seeds = [layer._seen[1:] for layer in self.dropouts]
         for seed in seeds:
             seed += np.uint64(self.ranks.seed)
         try:
@@ -333,7 +334,7 @@ class SharedFitting(Fitting):
         orders = None           # ranks that take parts of the same samples have the same orders
         if self.orders is not None and self._share is None and self.ranks.rank == 0:
             orders = self.orders.bit_generator.state
-        dropouts = self.network._dropouts()
+        dropouts = self.trainer.dropouts
         found = self.ranks.exchange((orders, [int(layer._seen[0]) for layer in dropouts],
                                      bool(self.network.stop_training)))
         if self.orders is not None and found[0][0] is not None and self.ranks.rank:

@@ -482,9 +482,17 @@ def errors(comm):
                 found[name] = "nothing"
             except BaseException as error:
                 found[name] = f"{type(error).__name__}: {error}"
-    net = compiled()
-    net.fit(x, y, verbose=0, comm=comm, shard="split")       # everybody is still there
-    return {"messages of each rank": found, "parameters": values(net)}
+    net, again = compiled(), compiled()
+    again.train_step(x, y, comm=comm, update=False)
+    for some in (x[:, :5] if bad else x, x[:0]):
+        try:
+            again.train_step(some, y[:len(some)], comm=comm)
+        except (RuntimeError, ValueError):
+            pass
+    for some in (net, again):       # everybody is still there, and nothing is left of an error
+        some.train_step(x, y, comm=comm, shard="split")
+        some.fit(x, y, verbose=0, rng=0, comm=comm, shard="split")
+    return {"messages of each rank": found, "parameters": values(net), "again": values(again)}
 
 
 @case

@@ -284,6 +284,13 @@ def test_an_error_of_one_rank_reaches_all_and_none_waits(size, ranks):
 
 
 @needs_mpi
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_after_an_error_training_goes_on_as_if_it_had_not_been(size, ranks):
+    found = ranks(size)[0][0]["errors"]
+    assert all(map(np.array_equal, found["parameters"], found["again"]))
+
+
+@needs_mpi
 def test_an_error_that_nobody_catches_ends_all_with_its_text(tmp_path):
     done = mpiexec(3, tmp_path, "uncaught", timeout=30)
     assert done.returncode != 0
