@@ -45,7 +45,7 @@ def test_the_command_measures_every_way_and_the_model_reads_it(tmp_path):
         assert all(0 < time["q1"] <= time["q3"] for time in step["times"].values())
     done = bench("scaling", "--measured", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| 10-50-3 ") == 4
+    assert done.stdout.count("\n| 10-50-3 |") == 4       # two batches; two kinds of wires
 
 
 def test_the_page_has_the_tables_that_the_model_makes_of_the_measured_costs():
