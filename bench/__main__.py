@@ -469,8 +469,9 @@ def run_ranks(options: argparse.Namespace) -> None:
     report = Report({
         **described, "MPI": mpi, "mpi4py": metadata.version("mpi4py"),
         "samples": f"in turns for {seconds} s or more, each 20 ms; all in one run of "
-                   f"{ranks.RANKS} ranks on one machine, of which one sleeps where the other is "
-                   "measured alone",
+                   f"{ranks.RANKS} ranks, each on a core of its own; where one is measured alone, "
+                   "the other sleeps",
+        "waiting": ", ".join(f"{name}={value}" for name, value in ranks.WAITING.items()),
         "figures": "median [quartiles] of a train_step; of: t(1 thread) / (2 t); 1 rank: through "
                    "messages to itself",
         "verified": "two ranks have the losses of one process",
@@ -481,8 +482,12 @@ def run_ranks(options: argparse.Namespace) -> None:
 
 
 def run_scaling(options: argparse.Namespace) -> None:
-    """Show what the model makes of measured costs."""
-    print(scaling.page(options.measured))
+    """Show what the model makes of measured costs, or put it on a page."""
+    if options.page is None:
+        print("\n\n".join(scaling.tables(options.measured).values()))
+        return
+    page = options.page.read_text()
+    options.page.write_text(scaling.updated(page, options.measured))
 
 
 def new_file(text: str) -> Path:
@@ -587,6 +592,8 @@ def main() -> int:
                     "costs.")
     command.add_argument("--measured", metavar="FILE", type=Path, default=scaling.MEASURED,
                          help="what 'mpi --json' has written")
+    command.add_argument("--page", metavar="FILE", type=Path,
+                         help="replace the tables on this page instead of showing them")
     command.set_defaults(run=run_scaling)
     options = parser.parse_args()
     try:

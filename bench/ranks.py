@@ -6,6 +6,7 @@ compared is measured in the same run, in turns; where a process is measured alon
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from fastnet._distributed import SharedSteps
 from fastnet._ranks import Ranks
 
 RANKS = 2
+WAITING = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "0"}     # MPICH keeps its core, as each rank has one
 # 703, 557 057 and 8.4 million parameters; batches of all ranks together.
 NETWORKS = [((10, 50, 3), 32), ((10, 50, 3), 4096), ((30, 1024, 512, 1), 32),
             ((30, 1024, 512, 1), 1024), ((2048, 2048, 2048, 10), 256),
@@ -86,6 +88,7 @@ class Turns:
 
     def __init__(self, comm: Any, seconds: float) -> None:
         self.comm, self.seconds = comm, seconds
+        self.cores = sorted(os.sched_getaffinity(0))
 
     def sleep(self) -> None:
         """Wait for all without keeping a core busy."""
@@ -97,13 +100,15 @@ class Turns:
         """Return the seconds per call of a sample."""
         self.sleep()
         found = math.nan
-        if together:
+        if together:                    # not both on one, where they would wait for each other
+            os.sched_setaffinity(0, {self.cores[self.comm.rank % len(self.cores)]})
             self.comm.Barrier()
         if together or self.comm.rank == 0:
             start = time.perf_counter()
             for _ in range(calls):
                 run()
             found = (time.perf_counter() - start) / calls
+        os.sched_setaffinity(0, self.cores)
         self.sleep()
         return found
 
@@ -211,7 +216,8 @@ def run(dtype: str, seconds: float) -> tuple[str, Iterator[Result], Iterator[Mes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "found.json")
         done = subprocess.run([mpiexec, "-n", str(RANKS), sys.executable, "-m", "bench.ranks",
-                               str(path), dtype, str(seconds)], capture_output=True, text=True)
+                               str(path), dtype, str(seconds)], capture_output=True, text=True,
+                              env=os.environ | WAITING)
         if done.returncode:
             raise WrongResult(done.stderr[-2000:])
         found = json.loads(path.read_text())

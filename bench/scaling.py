@@ -19,14 +19,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.ranks import Message, Result, of_plain
 from bench.report import digits
 
 MEASURED = Path(__file__).resolve().parent.parent / "docs/benchmarks/mpi_float32.json"
 MACHINES = [2**i for i in range(11)]
-GOOD = 0.8              # of a step's time is work, not waiting for the message
+GOOD = 0.8              # of a speed-up by the number of machines
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,14 @@ class Network:
         """Return the seconds of a step with so many samples in all."""
         return self.local(batch / machines) + self.message(machines, wires)
 
+    def efficiency(self, machines: int, batch: float, wires: Wires) -> float:
+        """Return the speed-up over one machine with the whole batch, over the machines."""
+        return self.local(batch) / (machines * self.step(machines, batch, wires))
+
     def samples_needed(self, machines: int, wires: Wires) -> int:
-        """Return the samples per machine of which `GOOD` of a step's time is work."""
+        """Return the samples per machine, a power of 2, from which on machines are `GOOD`."""
         n = 1
-        while self.local(n) < GOOD * (self.local(n) + self.message(machines, wires)):
+        while self.efficiency(machines, machines * n, wires) < GOOD:
             n *= 2
         return n
 
@@ -156,9 +159,22 @@ def limits(networks: list[Network]) -> Iterable[list[str]]:
                    *(f"{network.samples_needed(machines, wires):,}" for machines in (2, 16, 1024))]
 
 
-def page(path: Path) -> str:
-    """Return the tables of docs/SCALING.md."""
+def tables(path: Path) -> dict[str, str]:
+    """Return the tables of docs/SCALING.md by the names of their markers there."""
     results, messages, size = read(path)
     networks = networks_of(results, messages, size)
-    parts: list[Any] = [predictions(results, messages), steps(networks), limits(networks)]
-    return "\n\n".join(table(part) for part in parts)
+    return {"prediction": table(predictions(results, messages)), "steps": table(steps(networks)),
+            "limits": table(limits(networks))}
+
+
+def updated(page: str, path: Path) -> str:
+    """Return a page with the table behind each marker replaced by what the model says now."""
+    for name, found in tables(path).items():
+        before, marker, rest = page.partition(f"<!-- {name} -->\n")
+        if not marker:
+            raise ValueError(f"the page has no marker {name}")
+        lines = rest.splitlines(keepends=True)
+        while lines and lines[0].startswith("|"):
+            del lines[0]
+        page = f"{before}{marker}{found}\n{''.join(lines)}"
+    return page

@@ -57,6 +57,16 @@ def test_the_page_has_the_tables_that_the_model_makes_of_the_measured_costs():
         assert table in PAGE.read_text()
 
 
+def test_the_tables_of_a_page_can_be_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(re.sub(r"(?m)^\| .*[0-9].*\n", "| old |\n", PAGE.read_text()))
+    assert page.read_text() != PAGE.read_text()
+    assert bench("scaling", "--page", page).returncode == 0
+    assert page.read_text() == PAGE.read_text()
+    page.write_text("without markers")
+    assert "the page has no marker" in bench("scaling", "--page", page).stderr
+
+
 def test_the_page_names_the_numbers_that_the_model_assumes():
     text = PAGE.read_text()
     found = script("for w in scaling.WIRES: print(f'{1e6 * w.latency:g} us')\nprint(scaling.GOOD)")
@@ -78,12 +88,10 @@ assert net.message(1, wires) == 0
 assert math.isclose(net.message(2, wires), min(1e-3 + 5e-3, 2e-3 + 4e-3 + 0.5e-3))
 assert math.isclose(net.message(1024, wires), 20e-3 + 1023 / 1024 * 9e-3)
 assert math.isclose(net.step(4, 80, wires), 3 + net.message(4, wires))
-slow = scaling.Wires("s", 0.25, 1e9)
-needed = net.samples_needed(2, slow)
-assert needed == 1 and net.local(1) >= 0.8 * (net.local(1) + net.message(2, slow))
+assert math.isclose(net.efficiency(2, 80, wires), 6 / (2 * (4 + net.message(2, wires))))
 slow = scaling.Wires("s", 1.0, 1e9)
 needed = net.samples_needed(2, slow)
-assert net.local(needed) >= 4 * net.message(2, slow) * 0.999 > net.local(needed / 2)
+assert net.efficiency(2, 2 * needed, slow) >= 0.8 > net.efficiency(2, needed, slow)
 """)
 
 
