@@ -248,9 +248,10 @@ class SharedFitting(Fitting):
         validation: Samples | None, *, callbacks: Sequence[Callback], **more: Any,
     ) -> None:
         steps = SharedSteps(network, trainer, ranks)
-        described = {name: more[name] for name in ("epochs", "epoch", "parts")}
         steps.begin({
-            **described, "shard": splits, "shuffle": more["orders"] is not None,
+            "epochs": more["epochs"], "initial_epoch": more["epoch"],
+            "gradient_accumulation_steps": more["parts"], "shard": splits,
+            "shuffle": more["orders"] is not None,
             "batch_size": more["rows"] if splits else None,
             "whether x gives batches": isinstance(source, Batches),
             "whether there is validation data": validation is not None})
