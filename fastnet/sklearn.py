@@ -226,7 +226,9 @@ class _Trainer(Trainer):
             weights = weights if portion.order is None else weights[portion.order]
             sizes = np.add.reduceat(weights, starts, dtype=np.float64)
         if self.constants is not None:
-            constants = self.constants if portion.order is None else self.constants[portion.order]
+            # Without an order a portion may be a batch, whose place among all is not known.
+            constants = (_constants(portion.y) if portion.order is None
+                         else self.constants[portion.order])
             constants = constants if weights is None else constants * weights
             tally.total += float(np.dot(np.add.reduceat(constants, starts) / sizes, counts))
         optimizer: Any = self.optimizer

@@ -538,3 +538,17 @@ def test_a_fit_that_has_not_converged_warns():
         with pytest.raises(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
             ours.MLPClassifier(max_iter=3).fit(x, y)
         ours.MLPClassifier(max_iter=3000, tol=0.1).fit(x, y)
+
+
+def test_a_callback_for_batches_does_not_change_the_poisson_loss():
+    class Watching(fn.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(203, 7)), rng.poisson(3, 203).astype(float)
+    for shuffle in (True, False):
+        curves = [ours.MLPRegressor(loss="poisson", random_state=0, max_iter=3, batch_size=50,
+                               shuffle=shuffle, callbacks=callbacks).fit(x, y).loss_curve_
+                  for callbacks in (None, [Watching()])]
+        np.testing.assert_allclose(*curves, rtol=1e-12)      # summed by batches, or at once
