@@ -32,8 +32,9 @@ cdef enum:
     ROWS_APART = 16         # where parts of rows begin: kernels take up to so many together,
     FEWEST = 4              # rows in a part: softmax of fewer goes another way
     ENTRIES_APART = 1024    # and parts of parameters
-    COLUMNS_APART = 192     # at least, in a part of a wide layer
-    WIDE_LAYER = 32_768     # weights of one, at least
+    COLUMNS_APART = 48      # in a part of a wide layer, or a multiple: kernels take so many
+    WIDE_LAYER = 32_768     # weights of one, at least,
+    WIDE_COLUMNS = 384      # and columns
     WORK_OF_A_PART = 100_000    # multiplications, at least, that are worth a part of their own
     PARTS_PER_THREAD = 4    # so that a thread that is held up holds up one of them
     PER_ENTRY = 8           # multiplications that an entry takes, where there is no product
@@ -313,19 +314,24 @@ cdef inline double multiplications_of(const Work *w) noexcept nogil:
 
 cdef inline bint is_wide(Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
     """Whether a product by a matrix is cut along its columns."""
-    return columns >= 2 * COLUMNS_APART and depth * columns >= WIDE_LAYER
+    return columns >= WIDE_COLUMNS and depth * columns >= WIDE_LAYER
 
 
 cdef inline bint cut_columns(
         Work *w, Py_ssize_t depth, Py_ssize_t columns, int threads) noexcept nogil:
-    """`cut` for a wide product: along its columns, and where that is not enough its rows too."""
+    """`cut` for a wide product: along its columns, and where these are few its rows too.
+
+    A part has few columns, and there are many of them: the last ones end nearly at the same time.
+    """
     cdef Py_ssize_t parts = min(most_parts(threads),
                                 <Py_ssize_t>(multiplications_of(w) / WORK_OF_A_PART))
+    cdef Py_ssize_t strips = (columns + COLUMNS_APART - 1) // COLUMNS_APART
     w.across, w.width, w.part = 1, columns, w.size
     if parts <= 1:
         return False
-    w.across = min(parts, columns // COLUMNS_APART)
-    w.width = (columns + w.across - 1) // w.across
+    w.across = min(strips, 4 * parts)
+    w.width = (strips + w.across - 1) // w.across * COLUMNS_APART
+    w.across = (columns + w.width - 1) // w.width
     parts = (parts + w.across - 1) // w.across
     w.part = ((w.size + parts - 1) // parts + ROWS_APART - 1) // ROWS_APART * ROWS_APART
     return True

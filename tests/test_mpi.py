@@ -45,8 +45,9 @@ def mpiexec(size, folder, *names, script=Path(mpi_cases.__file__), timeout=120):
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(tmp_path_factory):
     """What one process finds with all samples."""
+    mpi_cases.FOLDER = tmp_path_factory.mktemp("alone")
     @functools.cache
     def found(name, size):
         mpi_cases.SIZE = size
@@ -292,7 +293,7 @@ def test_after_an_error_training_goes_on_as_if_it_had_not_been(size, ranks):
 
 @needs_mpi
 def test_an_error_that_nobody_catches_ends_all_with_its_text(tmp_path):
-    done = mpiexec(3, tmp_path, "uncaught", timeout=30)
+    done = mpiexec(3, tmp_path, "uncaught")
     assert done.returncode != 0
     assert "ValueError: X must have 7 features, got 5" in done.stderr
     assert done.stderr.count("RuntimeError: rank 1 failed: ValueError") == 2
@@ -300,7 +301,7 @@ def test_an_error_that_nobody_catches_ends_all_with_its_text(tmp_path):
 
 @needs_mpi
 def test_an_error_between_messages_ends_all_with_its_text(tmp_path):
-    done = mpiexec(3, tmp_path, "fails_between_messages", timeout=30)
+    done = mpiexec(3, tmp_path, "fails_between_messages")
     assert done.returncode != 0
     assert "MemoryError: no memory on rank 1" in done.stderr
     assert "rank 1 of 3 ends all others, which would wait for it" in done.stderr
@@ -308,7 +309,7 @@ def test_an_error_between_messages_ends_all_with_its_text(tmp_path):
 
 @needs_mpi
 def test_a_rank_that_is_killed_ends_all(tmp_path):
-    done = mpiexec(3, tmp_path, "killed", timeout=30)
+    done = mpiexec(3, tmp_path, "killed")
     assert done.returncode != 0
 
 
