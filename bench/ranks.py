@@ -142,13 +142,13 @@ def measure_steps(
     part = Ranks(comm).share(batch)
     x_own, y_own = x[part], y[part]
     networks = {way: make(widths, dtype) for way in WAYS}
+    fn.set_num_threads(2)
+    for way, network in networks.items():
+        network.n_threads = 2 if way == "2 threads" else 1
     losses = {way: [networks[way].train_step(x, y) for _ in range(3)] for way in WAYS[:3]}
     losses["2 ranks"] = [networks["2 ranks"].train_step(x_own, y_own, comm=comm) for _ in range(3)]
     if not np.allclose(losses["2 ranks"], losses["1 thread"], rtol=1e-4):
         raise WrongResult(f"{widths}: losses {losses}")
-    engine = networks["2 threads"]._engine
-    assert engine is not None
-    engine.threads = 2                          # type: ignore[attr-defined]
     network = networks["1 rank"]
     steps = SharedSteps(network, network._trainer, Ranks(alone))
     assert network._trainer is not None
