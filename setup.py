@@ -1,5 +1,14 @@
-"""Build of the compiled modules; all that is not about compiling stands in pyproject.toml."""
+"""Build of the compiled modules; all that is not about compiling stands in pyproject.toml.
+
+For those who look for faults (see CONTRIBUTING.md), the environment may ask for another build:
+FASTNET_DEBUG=1 checks indexes, and what kernels are given; FASTNET_COVERAGE=1 counts how often each
+line runs; FASTNET_SANITIZE=address,undefined goes to gcc's -fsanitize. These are slow, and of the
+one instruction set FASTNET_ISA, if that is set.
+"""
+import os
 import platform
+import re
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -32,7 +41,24 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 DTYPES = {"float32": 32, "float64": 64}
 
+LINK_FLAGS = []
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+
+DEBUG, COVERAGE, SANITIZE = (
+    os.environ.get(f"FASTNET_{name}", "") for name in ("DEBUG", "COVERAGE", "SANITIZE"))
+if DEBUG or COVERAGE or SANITIZE:
+    # Fully optimized sanitized tiles take minutes to compile; exp needs fused multiplication.
+    FLAGS[0], FLAGS[-1] = "-O1", "-g"
+    FLAGS += ["-fexpensive-optimizations", "-fno-omit-frame-pointer"]
+    ISAS = {isa: ISAS[isa] for isa in [os.environ.get("FASTNET_ISA", "")] if isa} or ISAS
+if DEBUG:
+    DIRECTIVES["boundscheck"] = True
+    MACROS.append(("FASTNET_DEBUG", "1"))
+if COVERAGE:
+    LINK_FLAGS.append("--coverage")
+if SANITIZE:
+    LINK_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+FLAGS += LINK_FLAGS
 
 
 def extension(name, source, macros=(), flags=()):
@@ -44,12 +70,23 @@ def extension(name, source, macros=(), flags=()):
 
     build_dir = f"build/cython/{name}"
     [module] = cythonize(
-        Extension(name, [source]), build_dir=build_dir, compiler_directives=DIRECTIVES, quiet=True
+        Extension(name, [source]), build_dir=build_dir, compiler_directives=DIRECTIVES, quiet=True,
+        emit_linenums=bool(COVERAGE),
     )
+    if COVERAGE:
+        without_lines_of_cython(Path(module.sources[0]))
     module.define_macros = [*MACROS, *macros]
     module.extra_compile_args = [*FLAGS, *flags]
+    module.extra_link_args = LINK_FLAGS
     module.include_dirs = ["fastnet", numpy.get_include()]
     return module
+
+
+def without_lines_of_cython(path):
+    """Let those lines of C that Cython adds for itself not count as the source's."""
+    ours = "module_code|init_module"
+    section = re.compile(rf"/\* #### Code section: (?!({ours}) )\w+ ### \*/")
+    path.write_text(section.sub('#line 1 "cython"', path.read_text()))
 
 
 def kernels(dtype, isa):
