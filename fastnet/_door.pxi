@@ -63,15 +63,17 @@ cdef void writes(
 
 cdef void door_dense_forward(
         const real *X, const real *W, const real *b, real *Z, Py_ssize_t n, Py_ssize_t n_in,
-        Py_ssize_t n_out, bint relu, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+        Py_ssize_t n_out, bint relu, Py_ssize_t rows, Py_ssize_t first,
+        Py_ssize_t end) noexcept nogil:
     cdef Arrays a
     a.kernel, a.n = "dense_forward", 0
-    in_range(&a, first, rows, n)
-    reads(&a, X, n * n_in, sizeof(real), False)
+    in_range(&a, 0, rows, n)
+    in_range(&a, first, end - first, n_out)
+    reads(&a, X, rows * n_in, sizeof(real), False)
     reads(&a, W, n_in * n_out, sizeof(real), False)
     reads(&a, b, n_out, sizeof(real), True)
-    writes(&a, Z, n * n_out, sizeof(real), False, False)
-    behind_door.dense_forward(X, W, b, Z, n, n_in, n_out, relu, first, rows)
+    writes(&a, Z, rows * n_out, sizeof(real), False, False)
+    behind_door.dense_forward(X, W, b, Z, n, n_in, n_out, relu, rows, first, end)
 
 
 cdef void door_dense_backward(
@@ -90,15 +92,16 @@ cdef void door_dense_backward(
 
 cdef void door_input_gradient(
         const real *W, const real *dZ, const real *mask, real *dX, Py_ssize_t n, Py_ssize_t n_in,
-        Py_ssize_t n_out, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+        Py_ssize_t n_out, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
     cdef Arrays a
     a.kernel, a.n = "input_gradient", 0
-    in_range(&a, first, rows, n)
+    in_range(&a, 0, rows, n)
+    in_range(&a, first, end - first, n_in)
     reads(&a, W, n_in * n_out, sizeof(real), False)
-    reads(&a, dZ, n * n_out, sizeof(real), False)
-    reads(&a, mask, n * n_in, sizeof(real), True)
-    writes(&a, dX, n * n_in, sizeof(real), False, False)
-    behind_door.input_gradient(W, dZ, mask, dX, n, n_in, n_out, first, rows)
+    reads(&a, dZ, rows * n_out, sizeof(real), False)
+    reads(&a, mask, rows * n_in, sizeof(real), True)
+    writes(&a, dX, rows * n_in, sizeof(real), False, False)
+    behind_door.input_gradient(W, dZ, mask, dX, n, n_in, n_out, rows, first, end)
 
 
 cdef void door_weight_gradient(
@@ -124,15 +127,17 @@ cdef void door_sum_rows(
 
 cdef void door_dense_forward_packed(
         const real *X, const real *packed, const real *b, real *Z, Py_ssize_t n, Py_ssize_t n_in,
-        Py_ssize_t n_out, bint relu, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+        Py_ssize_t n_out, bint relu, Py_ssize_t rows, Py_ssize_t first,
+        Py_ssize_t end) noexcept nogil:
     cdef Arrays a
     a.kernel, a.n = "dense_forward_packed", 0
-    in_range(&a, first, rows, n)
-    reads(&a, X, n * n_in, sizeof(real), False)
+    in_range(&a, 0, rows, n)
+    in_range(&a, first, end - first, n_out)
+    reads(&a, X, rows * n_in, sizeof(real), False)
     reads(&a, packed, n_in * n_out, sizeof(real), False)
     reads(&a, b, n_out, sizeof(real), True)
-    writes(&a, Z, n * n_out, sizeof(real), False, False)
-    behind_door.dense_forward_packed(X, packed, b, Z, n, n_in, n_out, relu, first, rows)
+    writes(&a, Z, rows * n_out, sizeof(real), False, False)
+    behind_door.dense_forward_packed(X, packed, b, Z, n, n_in, n_out, relu, rows, first, end)
 
 
 cdef bint door_dense_update(
