@@ -1,15 +1,15 @@
 """Build of the compiled modules; all that is not about compiling stands in pyproject.toml.
 
-For those who look for faults (see CONTRIBUTING.md), the environment may ask for another build:
-FASTNET_DEBUG=1 checks indexes, and what kernels are given; FASTNET_COVERAGE=1 counts how often each
-line runs; FASTNET_SANITIZE=address,undefined goes to gcc's -fsanitize. These are slow, and of the
-one instruction set FASTNET_ISA, if that is set.
+To look for faults, the environment may ask for a slow build, of the one instruction set FASTNET_ISA
+if that is set: FASTNET_DEBUG=1 checks indexes and what kernels are given, FASTNET_COVERAGE=1 counts
+how often each line runs, FASTNET_SANITIZE=address,undefined goes to gcc's -fsanitize.
 """
 import os
 import platform
 import re
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -41,8 +41,10 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 DTYPES = {"float32": 32, "float64": 64}
 
-LINK_FLAGS = []
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+
+# In the C file: the parts that Cython adds for itself. They are not to count as the source's lines.
+ADDED = re.compile(r"/\* #### Code section: (?!(module_code|init_module) )\w+ ### \*/")
 
 DEBUG, COVERAGE, SANITIZE = (
     os.environ.get(f"FASTNET_{name}", "") for name in ("DEBUG", "COVERAGE", "SANITIZE"))
@@ -54,10 +56,8 @@ if DEBUG or COVERAGE or SANITIZE:
 if DEBUG:
     DIRECTIVES["boundscheck"] = True
     MACROS.append(("FASTNET_DEBUG", "1"))
-if COVERAGE:
-    LINK_FLAGS.append("--coverage")
-if SANITIZE:
-    LINK_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+LINK_FLAGS = ["--coverage"] if COVERAGE else []
+LINK_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"] if SANITIZE else []
 FLAGS += LINK_FLAGS
 
 
@@ -66,15 +66,13 @@ def extension(name, source, macros=(), flags=()):
 
     Flags are set after cythonize, which would otherwise mix those of modules that share a source.
     """
-    import numpy
-
     build_dir = f"build/cython/{name}"
     [module] = cythonize(
         Extension(name, [source]), build_dir=build_dir, compiler_directives=DIRECTIVES, quiet=True,
-        emit_linenums=bool(COVERAGE),
-    )
+        emit_linenums=bool(COVERAGE))
     if COVERAGE:
-        without_lines_of_cython(Path(module.sources[0]))
+        c = Path(module.sources[0])
+        c.write_text(ADDED.sub('#line 1 "cython"', c.read_text()))
     module.define_macros = [*MACROS, *macros]
     module.extra_compile_args = [*FLAGS, *flags]
     module.extra_link_args = LINK_FLAGS
@@ -82,21 +80,12 @@ def extension(name, source, macros=(), flags=()):
     return module
 
 
-def without_lines_of_cython(path):
-    """Let those lines of C that Cython adds for itself not count as the source's."""
-    ours = "module_code|init_module"
-    section = re.compile(rf"/\* #### Code section: (?!({ours}) )\w+ ### \*/")
-    path.write_text(section.sub('#line 1 "cython"', path.read_text()))
-
-
 def kernels(dtype, isa):
     """The kernels for one float type and instruction set."""
     name = f"fastnet._kernels_{dtype}_{isa}".replace("-", "_")
-    macros = [
-        ("FASTNET_BITS", DTYPES[dtype]),
-        # A tile is unrolled only where its constant sizes are known: inside its caller.
-        ("CYTHON_INLINE", "inline __attribute__((always_inline))"),
-    ]
+    # A tile is unrolled only where its constant sizes are known: inside its caller.
+    inline = "inline __attribute__((always_inline))"
+    macros = [("FASTNET_BITS", DTYPES[dtype]), ("CYTHON_INLINE", inline)]
     return extension(name, "fastnet/_kernels.pyx", macros, ISAS[isa])
 
 
