@@ -1040,7 +1040,7 @@ cdef class Engine:
         cdef Caller caller
         cdef Tuner *tuner = NULL
         cdef int most
-        cdef double begin = 0
+        cdef double begin = 0, end
         if self.use.writing or self.use.reading:
             raise RuntimeError("this network is in use by another thread")
         check_rate(steps.at(0).rate, self.type_number)
@@ -1098,7 +1098,8 @@ cdef class Engine:
                 if outcome != FINE:
                     break
                 if tuner != NULL and some == batch_size:
-                    took(tuner, seconds_now() - begin, 1)
+                    end = seconds_now()
+                    took(tuner, end - begin, 1, end)
                 total += value * (some if objective.by_rows else share)
                 shares += share if objective.mean and not objective.by_rows else some
                 first += some
@@ -1127,7 +1128,7 @@ cdef class Engine:
         cdef Caller caller
         cdef Tuner *tuner
         cdef int most
-        cdef double work, begin
+        cdef double work, begin, end
         if not self.pending:
             return OUTCOMES[FINE]
         if self.use.writing or self.use.reading:
@@ -1141,7 +1142,8 @@ cdef class Engine:
         begin = seconds_now()
         outcome = self.settle(objective, keep_gradients, steps.at(0), steps)
         if tuner != NULL:
-            took(tuner, seconds_now() - begin, 1)
+            end = seconds_now()
+            took(tuner, end - begin, 1, end)
         leave(caller)
         return OUTCOMES[outcome]
 
@@ -1272,7 +1274,7 @@ cdef class Engine:
             self, Arena arena, const char *x, char *y, Py_ssize_t n, Py_ssize_t block,
             int most) noexcept nogil:
         cdef Py_ssize_t first = 0, some
-        cdef double work = self.work * block, begin = 0
+        cdef double work = self.work * block, begin = 0, end
         cdef Tuner *tuner = self.tuner(PREDICTING, work, most)
         cdef int threads = most
         while first < n:
@@ -1283,7 +1285,8 @@ cdef class Engine:
                               <real *>(y + first * self.n_out * self.itemsize), some, threads)
             first += some
             if tuner != NULL:
-                took(tuner, seconds_now() - begin, some)
+                end = seconds_now()
+                took(tuner, end - begin, some, end)
 
     def finite(self):
         """Return whether all parameters are."""
@@ -1410,6 +1413,6 @@ def tuned(took_by, Py_ssize_t pieces, int most, bint sure=False):
         threads = threads_for(&t, most, sure)
         found.append(threads)
         seconds = took_by(threads, time)
-        took(&t, seconds, 1)
         time += seconds
+        took(&t, seconds, 1, time)
     return found

@@ -36,7 +36,6 @@ cdef extern from "_machine.h":
         VECTORS
         FEW
         WIDE
-        DEBUG
     dvec widen(vec v, int k) nogil      # part k of v as doubles
     void narrow(dvec d, vec *v, int k) nogil    # and back
     vec broadcast(real x) nogil         # x in every lane
@@ -111,6 +110,5 @@ cdef KernelTable _table = KernelTable(
 )
 
 debug = DEBUG != 0      # whether this is a debug build
-if DEBUG:
-    set_door(&_table)
+set_door(&_table)
 table = PyCapsule_New(&_table, "fastnet.KernelTable", NULL)

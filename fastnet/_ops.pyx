@@ -153,9 +153,11 @@ cdef inline Sharing begin(Purpose purpose, double multiplications) noexcept:
 
 
 cdef inline void end(Sharing s) noexcept:
+    cdef double now
     leave(s.caller)
     if s.tuner != NULL:
-        took(s.tuner, seconds_now() - s.begin, s.work)
+        now = seconds_now()
+        took(s.tuner, now - s.begin, s.work, now)
 
 
 cdef inline Work work_of(

@@ -7,7 +7,7 @@ several threads take longer than they did, as another process may have come. Mor
 be better several times in a row, as windows are shorter than a scheduler's whims; fewer only once,
 but where more had done well for long, they are soon tried again.
 
-What trying costs is bounded: who has lost a second by it waits for 32 before it tries again.
+What trying costs is bounded: who has lost a second by it works for 32 before it tries again.
 """
 
 cdef enum:
@@ -52,8 +52,8 @@ cdef struct Tuner:
     double cost                 # seconds per work of `best`, in its last window,
     double reference            # and when it was compared
     double seconds, work        # of the window that runs
-    double wait, left           # seconds from one trial to the next, and until the next,
-    double calm                 # and until it may be sooner
+    double wait, next           # seconds from one trial to the next, and when that may come,
+    double calm                 # after so many seconds of work
     double age                  # for how long `best` has been it
 
 
@@ -66,7 +66,7 @@ cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
         t.most, t.warm, t.trying, t.known = most, False, False, False
         t.wins = t.doubts = 0
         t.best, t.other = most if sure else 1, 1 if sure else most
-        t.seconds = t.work = t.cost = t.reference = t.left = t.calm = t.age = 0
+        t.seconds = t.work = t.cost = t.reference = t.next = t.calm = t.age = 0
         t.wait = FIRST_WAIT
     return t.other if t.trying else t.best
 
@@ -78,7 +78,7 @@ cdef inline int another(const Tuner *t) noexcept nogil:
     return t.other // 2 if t.other > 3 else t.most
 
 
-cdef inline void took(Tuner *t, double seconds, double work) noexcept nogil:
+cdef inline void took(Tuner *t, double seconds, double work, double now) noexcept nogil:
     """Take note of what a piece of work took with the number of threads that was asked for."""
     if not t.warm:
         t.warm = True
@@ -88,10 +88,9 @@ cdef inline void took(Tuner *t, double seconds, double work) noexcept nogil:
     if t.seconds < WINDOW:
         return
     if t.trying:
-        judge(t, t.seconds / t.work)
+        judge(t, t.seconds / t.work, now)
     else:
         t.cost = t.seconds / t.work
-        t.left -= t.seconds
         t.calm -= t.seconds
         t.age += t.seconds
         t.doubts = t.doubts + 1 if t.cost > SUSPICIOUS * t.reference else 0
@@ -99,19 +98,19 @@ cdef inline void took(Tuner *t, double seconds, double work) noexcept nogil:
             t.known = t.trying = True
         elif t.best > 1 and t.calm <= 0 and t.doubts >= DOUBTFUL:
             t.other, t.trying = 1, True
-        elif t.left <= 0:
+        elif t.calm <= 0 and now >= t.next:
             t.trying = True
     t.seconds = t.work = 0
 
 
-cdef inline void judge(Tuner *t, double cost) noexcept nogil:
+cdef inline void judge(Tuner *t, double cost, double now) noexcept nogil:
     """The end of a trial, in which a piece of work took so many seconds."""
     cdef bint more = t.other > t.best, better = cost < t.cost * (WORTH_IT if more else 1.0)
     cdef double lost = (cost - t.cost) * t.work
     t.trying = False
     if better and more and t.wins + 1 < IN_A_ROW:
         t.wins += 1
-        t.left = 0                              # again, after a window of `best`
+        t.calm = t.next = 0                     # again, after a window of `best`
         return
     t.wins = t.doubts = 0
     t.wait = min(2 * t.wait, LONGEST_WAIT)
@@ -124,5 +123,5 @@ cdef inline void judge(Tuner *t, double cost) noexcept nogil:
         t.age = 0
     t.reference = t.cost
     t.calm = LOSSES_APART * max(lost, 0.0)
-    t.left = max(t.wait, t.calm)
+    t.next = now + t.wait
     t.other = another(t)
