@@ -1,5 +1,13 @@
-"""Build of the compiled modules; all that is not about compiling stands in pyproject.toml."""
+"""Build of the compiled modules; all that is not about compiling stands in pyproject.toml.
+
+Other builds look for faults, slowly: FASTNET_DEBUG=1 checks indexes and what kernels are given,
+FASTNET_COVERAGE=1 counts how often lines run, FASTNET_SANITIZE=address goes to gcc's -fsanitize.
+FASTNET_ISA names the one instruction set they are for.
+"""
+import os
 import platform
+import re
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -32,7 +40,19 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 DTYPES = {"float32": 32, "float64": 64}
 
-MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+DEBUG, COVERAGE, SANITIZE = (
+    os.environ.get(f"FASTNET_{name}", "") for name in ("DEBUG", "COVERAGE", "SANITIZE"))
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("FASTNET_DEBUG", f"{bool(DEBUG):d}")]
+DIRECTIVES["boundscheck"] = bool(DEBUG)
+INSTRUMENTS = ["--coverage"] if COVERAGE else []
+if SANITIZE:
+    INSTRUMENTS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+if DEBUG or INSTRUMENTS:    # optimized sanitized tiles take minutes to compile; exp needs fused
+    FLAGS[0], FLAGS[-1] = "-O1", "-g"                                           # multiplication
+    FLAGS += ["-fexpensive-optimizations", "-fno-omit-frame-pointer", *INSTRUMENTS]
+    ISAS = {isa: ISAS[isa] for isa in [os.environ.get("FASTNET_ISA", "")] if isa} or ISAS
+# In generated C, where what Cython adds for itself begins: no lines of the source's.
+OWN = re.compile(r"/\* #### Code section: (?!(module_code|init_module) )\w+ ### \*/")
 
 
 def extension(name, source, macros=(), flags=()):
@@ -44,10 +64,15 @@ def extension(name, source, macros=(), flags=()):
 
     build_dir = f"build/cython/{name}"
     [module] = cythonize(
-        Extension(name, [source]), build_dir=build_dir, compiler_directives=DIRECTIVES, quiet=True
+        Extension(name, [source]), build_dir=build_dir, compiler_directives=DIRECTIVES, quiet=True,
+        emit_linenums=bool(COVERAGE),
     )
+    if COVERAGE:
+        code = Path(module.sources[0])
+        code.write_text(OWN.sub('#line 1 "cython"', code.read_text()))
     module.define_macros = [*MACROS, *macros]
     module.extra_compile_args = [*FLAGS, *flags]
+    module.extra_link_args = INSTRUMENTS
     module.include_dirs = ["fastnet", numpy.get_include()]
     return module
 
