@@ -36,6 +36,7 @@ cdef extern from "_machine.h":
         VECTORS
         FEW
         WIDE
+        DEBUG "FASTNET_DEBUG"     # of setup.py: kernels are called through _door.pxi
     dvec widen(vec v, int k) nogil      # part k of v as doubles
     void narrow(dvec d, vec *v, int k) nogil    # and back
     vec broadcast(real x) nogil         # x in every lane
@@ -63,6 +64,7 @@ include "_dropout.pxi"
 include "_losses.pxi"
 include "_targets.pxi"
 include "_entry_losses.pxi"
+include "_door.pxi"
 
 cdef KernelTable _table = KernelTable(
     dense_forward=dense_forward,
@@ -108,4 +110,6 @@ cdef KernelTable _table = KernelTable(
     sum_of_squares=sum_of_squares,
 )
 
+debug = DEBUG != 0      # whether this is a debug build
+set_door(&_table)
 table = PyCapsule_New(&_table, "fastnet.KernelTable", NULL)

@@ -37,6 +37,13 @@ enum { DIGITS = 52, BIAS = 1023 };
 #define VECTOR_BYTES 16
 #define MM(name) INTRINSIC(, name)
 #endif
+
+/* Whether kernels are asked for by way of _door.pxi. */
+#ifndef FASTNET_DEBUG
+#define FASTNET_DEBUG 0
+#endif
+enum { DEBUG = FASTNET_DEBUG };
+
 enum { MANY = VECTOR_BYTES > 32, ROWS = MANY ? 8 : 6, VECTORS = MANY ? 3 : 2, FEW = MANY ? 3 : 1, WIDE = 8 };
 #define LANES (8 * VECTOR_BYTES / FASTNET_BITS)
 #define REGISTER __attribute__((vector_size(VECTOR_BYTES)))
