@@ -518,7 +518,7 @@ cdef double door_sum_of_squares(
 
 
 cdef void set_door(KernelTable *table) noexcept nogil:
-    """Let the table lead here first."""
+    """In a debug build, let the table lead here first."""
     if not DEBUG:
         return
     global behind_door

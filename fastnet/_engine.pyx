@@ -1168,8 +1168,9 @@ cdef class Engine:
         self.pending_total = total
 
     def forget_pending(self):
-        """Drop the gradients that wait."""
-        self.pending = False
+        """Drop the gradients that wait, unless another thread is at work with them."""
+        if not self.use.writing:
+            self.pending = False
 
     cdef Py_ssize_t block(self, Py_ssize_t n) noexcept nogil:
         """Rows of a prediction at a time: values stay in a cache, and weights are used often."""

@@ -499,7 +499,7 @@ def caught(bug: Bug, tree: Path) -> bool:
     if path.suffix != ".py":
         build(tree, bug.dtype)
     done = run(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
-               f"tests/{bug.test}", tree=tree)
+               f"tests/{bug.test}", tree=tree, FASTNET_OOM_EVERY="1")
     path.write_text(text)
     for module, content in modules.items():     # after the source, to be newer than it
         module.write_bytes(content)

@@ -321,6 +321,25 @@ def test_20_unaligned_and_otherwise_unfit_arrays_never_reach_a_kernel(dtype):
             _ops.dense_forward(bad, weight)
 
 
+def test_5_6_shapes_that_do_not_fit_never_reach_a_kernel(dtype):
+    X, W, dZ = matrix(6, 4, dtype=dtype), matrix(4, 3, dtype=dtype), matrix(6, 3, dtype=dtype)
+    short = matrix(2, dtype=dtype)
+    for call, message in [
+            (lambda: _ops.dense_forward(dZ, W), r"X must have 4 features, got 3"),
+            (lambda: _ops.dense_forward(X, W, short), r"b must have shape \(3,\), got \(2,\)"),
+            (lambda: _ops.dense_forward(X, W, None, X.copy()),
+             r"Z must have shape \(6, 3\), got \(6, 4\)"),
+            (lambda: _ops.dense_backward(X, W, X), r"dZ must have 3 features, got 4"),
+            (lambda: _ops.dense_backward(X, W, dZ[:5]), r"dZ must have 6 rows, got 5"),
+            (lambda: _ops.dense_backward(X, W, dZ, db=short),
+             r"db must have shape \(3,\), got \(2,\)"),
+            (lambda: _ops.dense_forward_packed(X, _ops.pack_weights(W), 3, short),
+             r"b must have shape \(3,\), got \(2,\)"),
+            (lambda: _ops.relu_backward(X, dZ), r"dY must have shape \(6, 4\), got \(6, 3\)")]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_21_masked_arrays():
     assert_refused(np.ma.array(matrix(1, 4), mask=[[0, 1, 0, 0]]), TypeError, "masked array")
 
