@@ -1444,6 +1444,7 @@ def test_56_no_threads_beyond_what_was_asked_for():
 import os
 import numpy as np
 import fastnet as fn
+fn.set_num_threads(1)
 net = fn.Sequential([fn.Dense(300, 400), fn.ReLU(), fn.Dense(400, 3)])
 net.compile()
 before = len(os.listdir("/proc/self/task"))

@@ -1103,7 +1103,7 @@ def test_info(capsys):
     assert _cli.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = ["fastnet", "Python", "NumPy", "compiler", "instruction set", "available",
-             "matplotlib", "tqdm"]
+             "threads", "threads by", "matplotlib", "tqdm"]
     width = max(map(len, names)) + 2
     assert [line[:width].rstrip() for line in lines] == names
     values = dict(zip(names, (line[width:] for line in lines), strict=True))
