@@ -172,7 +172,7 @@ def network(optimizer, loss="softmax_cross_entropy", widths=(33, 40, 5), hidden=
         net.compile(optimizer(), loss, **options)
         net.optimizer.steps = steps         # a number for which Python makes an object
         if net._engine is not None:
-            net._engine.threads = threads
+            net._engine.forced = threads
         return net
     return make
 
