@@ -283,7 +283,7 @@ cdef class Use:
             raise RuntimeError("this network is being trained by another thread")
         self.reading += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):     # *error would be a tuple, which takes memory
         self.reading -= 1
 
 

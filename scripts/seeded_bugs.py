@@ -410,6 +410,9 @@ BUGS = [
         "    with open(name, \"xb\") as file:\n        try:\n            yield file\n"
         "        finally:\n            with suppress(FileNotFoundError):\n"
         "                os.unlink(name)\n", "test_out_of_memory.py"),
+    Bug("memory is needed to end reading", "_engine.pyx",
+        "def __exit__(self, kind, error, trace):", "def __exit__(self, *error):",
+        "test_out_of_memory.py"),
     Bug("an address by way of Python", "_engine.pyx",
         "<size_t>cnp.PyArray_BYTES(raw)", "<size_t>raw.ctypes.data", "test_out_of_memory.py"),
     Bug("gradients not handed over once", "losses.py",
