@@ -80,7 +80,7 @@ def test_gradients_that_are_kept():
 # ---- The networks that the benchmarks time ---------------------------------------------------
 
 GRID = Path(__file__).resolve().parent.parent / "bench" / "grid.toml"
-STEPS, BRIEF = 200, 4e9         # multiplications that the short version of a test may take
+STEPS, BRIEF = 200, 1e9         # multiplications that the short version of a test may take
 
 
 def grid():
@@ -118,7 +118,7 @@ def check_bits(widths, batch, dtype, steps, others):
 @pytest.mark.parametrize("widths, batch", grid(), ids=str)
 def test_the_networks_of_the_grid(widths, batch, dtype):
     work = 3 * batch * sum(a * b for a, b in pairwise(widths))
-    check_bits(widths, batch, dtype, min(STEPS, max(3, int(BRIEF / work))), [[2, 3, 8]])
+    check_bits(widths, batch, dtype, min(STEPS, max(1, int(BRIEF / work))), [[2, 3, 8]])
 
 
 @pytest.mark.long
