@@ -5,7 +5,7 @@
 For each name: the 1st allocation fails, then the 2nd alone, and so on until a run needs no more;
 then every 7th with the 29 that follow it. Each run is a child of its own. It must end in a
 MemoryError, or as if nothing had happened; what it worked on must be whole then, and usable. Prints
-what happened. With FASTNET_OOM_EVERY=4 each day sees another quarter of this.
+what happened. Each day sees another tenth of this; FASTNET_OOM_EVERY=1 tries all.
 
 Others do not look everywhere. Python's `open` says of a lock that it is a RuntimeError, and some of
 NumPy's functions end in a SystemError; Python 3.11 crashes where a dict's iterator or a
@@ -34,7 +34,7 @@ left, many, failed = (ctypes.c_long.in_dll(libc, name) for name in ("left", "man
 OUTCOMES = ["", "", "enough memory", "no error", "MemoryError", "other error"]
 PYTHONS_OWN = 77    # as in failing_malloc.c
 SECONDS = 60        # after which something hangs
-EVERY = int(os.environ.get("FASTNET_OOM_EVERY", "1"))
+EVERY = int(os.environ.get("FASTNET_OOM_EVERY", "10"))
 RNG = np.random.default_rng(0)
 # More than 1 KB each: smaller blocks NumPy keeps for itself, and its next array takes one of them.
 X = RNG.normal(size=(700, 33)).astype(np.float32)

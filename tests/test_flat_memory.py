@@ -1,7 +1,7 @@
 """Memory of the process stays what it is, however often something is done.
 
 Resident memory and what Python knows of are measured after a beginning, in which caches fill, and
-again after many calls: up to 1000 by default, where half a kilobyte kept of each would be seen, and
+again after many calls: up to 500 by default, where a kilobyte kept of each would be seen, and
 up to 100 000 with `-m long`, where 16 bytes would.
 """
 
@@ -36,7 +36,7 @@ def make(dtype="float32", optimizer="adam"):
 NET, FROZEN = make(), make().frozen()
 BY_LAYERS = fn.Sequential([fn.Dense(30, 3, rng=0), type("Own", (fn.Identity,), {})()])
 BY_LAYERS.compile()
-OUT = np.empty((40, 3), "f4")
+OUT = np.zeros((40, 3), "f4")
 
 
 def refused():
@@ -113,7 +113,7 @@ def assert_flat(call, times, slack):
 def test_nothing_is_kept_of_a_call(name):
     """Python's allocator tells to the byte; what bypasses it shows in resident memory."""
     call, share = CALLS[name]
-    times = max(30, round(1000 * share))
+    times = max(30, round(500 * share))
     for _ in range(20):
         call()
     gc.collect()

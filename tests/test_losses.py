@@ -15,7 +15,7 @@ import fastnet as fn
 from fastnet import _ops, reference
 
 SHAPES = [(1, 1), (1, 4), (5, 1), (3, 5), (40, 3), (20, 10), (1, 33), (7, 33), (33, 33), (4, 127),
-          (1000, 2), (1000, 33)]
+          (1000, 2), (150, 33)]
 KINDS = ("mean_squared_error", "binary_cross_entropy", "huber", "poisson")
 REDUCTIONS = ("mean", "sum", "none")
 
