@@ -229,8 +229,13 @@ cdef void input_gradient(
 
 cdef void weight_gradient(
         const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-        Py_ssize_t first, Py_ssize_t rows, bint add) noexcept nogil:
-    """dW = X^T dZ, or += if add, or some of its rows; how it is computed depends on the whole."""
+        Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column, Py_ssize_t end,
+        bint add) noexcept nogil:
+    """dW = X^T dZ, or += if add: some rows of it, and of these the columns from `column` to `end`.
+
+    dW is where the first of these rows begins. How it is computed depends on the whole; and where
+    that has fewer than 6 samples or than LANES columns, only all columns can be asked for.
+    """
     cdef double tiles = by_tiles(n_in, n, n_out)
     cdef double flipped = by_tiles(n_out, n, n_in)
     if n_out > 1:
@@ -242,11 +247,11 @@ cdef void weight_gradient(
     elif 1 <= n <= 5 and (n_out >= LANES or n <= 2 and n_out > 1) and not add:
         outer(X + first, 1, n_in, dZ, n_out, NULL, dW, rows, n_out, n)
     elif flipped < tiles:                   # dW^T = dZ^T X
-        product(dZ, 1, n_out, X + first, n_in, 1, NULL, NULL, dW, 1, n_out,
-                n_out, n, rows, False, add)
+        product(dZ + column, 1, n_out, X + first, n_in, 1, NULL, NULL, dW + column, 1, n_out,
+                end - column, n, rows, False, add)
     else:
         product(X + first, 1, n_in, dZ, n_out, 1, NULL, NULL, dW, n_out, 1,
-                rows, n, n_out, False, add)
+                rows, n, n_out, False, add, column, end)
 
 
 cdef bint dense_update(
@@ -279,7 +284,7 @@ cdef bint dense_update(
                     1, 0, some)
             finite &= single_update(X + first, dZ, W + at, a, b, c, some, n_out, u)
         else:
-            weight_gradient(X, dZ, dW, n, n_in, n_out, first, some, False)
+            weight_gradient(X, dZ, dW, n, n_in, n_out, first, some, 0, n_out, False)
             finite &= update(dW, W + at, a, b, c, some * n_out, u)
         first += some
     return finite
@@ -295,6 +300,6 @@ cdef void dense_backward(
     if dX != NULL:
         input_gradient(W, dZ, X if relu else NULL, dX, n, n_in, n_out, n, 0, n_in)
     if dW != NULL:
-        weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in, add)
+        weight_gradient(X, dZ, dW, n, n_in, n_out, 0, n_in, 0, n_out, add)
     if db != NULL:
         sum_rows(dZ, db, n, n_out, add)

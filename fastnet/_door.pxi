@@ -114,14 +114,16 @@ cdef void door_input_gradient(
 
 cdef void door_weight_gradient(
         const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-        Py_ssize_t first, Py_ssize_t rows, bint add) noexcept nogil:
+        Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column, Py_ssize_t end,
+        bint add) noexcept nogil:
     cdef Arrays a
     a.kernel, a.n = "weight_gradient", 0
     in_range(&a, first, rows, n_in)
+    in_range(&a, column, end - column, n_out)
     reads(&a, X, n * n_in, sizeof(real), False)
     reads(&a, dZ, n * n_out, sizeof(real), False)
     writes(&a, dW, rows * n_out, sizeof(real), False, False)
-    behind_door.weight_gradient(X, dZ, dW, n, n_in, n_out, first, rows, add)
+    behind_door.weight_gradient(X, dZ, dW, n, n_in, n_out, first, rows, column, end, add)
 
 
 cdef void door_sum_rows(

@@ -427,7 +427,7 @@ cdef class Engine:
             if op.kind == DENSE:
                 self.work += <double>op.n_in * op.n_out
                 self.largest = max(self.largest, op.n_in * op.n_out)
-                self.has_wide |= is_wide(op.n_in, op.n_out)
+                self.has_wide |= is_wide(1, op.n_in, op.n_out)
                 if op.n_in * op.n_out >= MANY_PARAMETERS:
                     self.n_scratch = max(self.n_scratch, min(FEW_ROWS, op.n_in) * op.n_out)
             else:
@@ -663,6 +663,7 @@ cdef class Engine:
         w.states[0] = self.entry(steps.starts[0], w.op.weight)
         w.states[1] = self.entry(steps.starts[1], w.op.weight)
         w.states[2] = self.entry(steps.starts[2], w.op.weight)
+        w.across, w.width = 1, w.op.n_out
         if not cuts(w, w.op.n_in, FEW_ROWS, self.threads):
             bias_backward(w)
             return weights_updated(w, 0, w.op.n_in)

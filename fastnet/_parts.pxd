@@ -34,7 +34,9 @@ cdef enum:
     ENTRIES_APART = 1024    # and parts of parameters
     COLUMNS_APART = 48      # in a part of a wide layer, or a multiple: kernels take so many
     WIDE_LAYER = 32_768     # weights of one, at least,
-    WIDE_COLUMNS = 384      # and columns
+    WIDE_COLUMNS = 384      # and columns,
+    MANY_ROWS = 1024        # while the batch has fewer rows than that
+    TALL_BATCH = 64         # rows, from which on gradients by weights are cut along columns as well
     WORK_OF_A_PART = 100_000    # multiplications, at least, that are worth a part of their own
     PARTS_PER_THREAD = 4    # so that a thread that is held up holds up one of them
     PER_ENTRY = 8           # multiplications that an entry takes, where there is no product
@@ -171,11 +173,13 @@ cdef inline void bias_backward(const Work *w) noexcept nogil:
         w.kernels.sum_rows(w.dy, w.bias, w.n, w.op.n_out, w.add)
 
 
-cdef inline void weights_backward(const Work *w, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
-    """Some rows of the gradient by a layer's weights."""
+cdef inline void weights_backward(
+        const Work *w, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column,
+        Py_ssize_t end) noexcept nogil:
+    """Some rows and columns of the gradient by a layer's weights."""
     w.kernels.weight_gradient(
         w.x, w.dy, moved(w.gradient, first * w.op.n_out, w), w.n, w.op.n_in, w.op.n_out,
-        first, rows, w.add)
+        first, rows, column, end, w.add)
 
 
 cdef inline bint weights_updated(
@@ -237,10 +241,12 @@ cdef inline void part_backward(void *work, Py_ssize_t part) noexcept nogil:
 
 cdef inline void part_of_weights_backward(void *work, Py_ssize_t part) noexcept nogil:
     cdef Work *w = <Work *>work
-    if part * w.part >= w.size:         # one more, besides the weights
+    cdef Py_ssize_t first = part // w.across * w.part, column = part % w.across * w.width
+    if first >= w.size:                 # one more, besides the weights
         bias_backward(w)
         return
-    weights_backward(w, part * w.part, min(w.part, w.size - part * w.part))
+    weights_backward(w, first, min(w.part, w.size - first), column,
+                     min(column + w.width, w.op.n_out))
 
 
 cdef inline void part_of_weights_updated(void *work, Py_ssize_t part) noexcept nogil:
@@ -312,9 +318,9 @@ cdef inline double multiplications_of(const Work *w) noexcept nogil:
     return <double>w.n * w.op.n_out * (w.op.n_in if w.op.kind == DENSE else PER_ENTRY)
 
 
-cdef inline bint is_wide(Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """Whether a product by a matrix is cut along its columns."""
-    return columns >= WIDE_COLUMNS and depth * columns >= WIDE_LAYER
+cdef inline bint is_wide(Py_ssize_t n, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
+    """Whether a product of n rows by a matrix is cut along its columns."""
+    return n < MANY_ROWS and columns >= WIDE_COLUMNS and depth * columns >= WIDE_LAYER
 
 
 cdef inline bint cut_columns(
@@ -337,6 +343,22 @@ cdef inline bint cut_columns(
     return True
 
 
+cdef inline void cut_both_ways(Work *w) noexcept nogil:
+    """Into as many parts as `cuts` made of rows, but half as high as the whole at least.
+
+    Each part copies and reads the columns of dy that are its own, and the columns of x: the nearer
+    it is to a square, the less that is.
+    """
+    cdef Py_ssize_t parts = parts_of(w), strips
+    if parts < 4:
+        return
+    strips = (w.op.n_out + COLUMNS_APART - 1) // COLUMNS_APART
+    w.across = parts // 2
+    w.width = (strips + w.across - 1) // w.across * COLUMNS_APART
+    w.across = (w.op.n_out + w.width - 1) // w.width
+    w.part = ((w.size + 1) // 2 + ROWS_APART - 1) // ROWS_APART * ROWS_APART
+
+
 cdef inline Py_ssize_t parts_of(const Work *w) noexcept nogil:
     """How many parts were cut."""
     return (w.size + w.part - 1) // w.part * w.across
@@ -344,7 +366,7 @@ cdef inline Py_ssize_t parts_of(const Work *w) noexcept nogil:
 
 cdef inline Py_ssize_t parts_of_weights(const Work *w) noexcept nogil:
     """How many parts were cut, with one more for the bias."""
-    return (w.size + w.part - 1) // w.part + (w.bias != NULL)
+    return parts_of(w) + (w.bias != NULL)
 
 
 cdef inline bint cuts(Work *w, Py_ssize_t size, Py_ssize_t distance, int threads) noexcept nogil:
@@ -387,7 +409,7 @@ cdef inline void through(
     # after the other; what stands between them along the rows.
     p.n_works = 0
     for i in range(n_works):
-        if is_wide(works[i].op.n_in, works[i].op.n_out):
+        if is_wide(n, works[i].op.n_in, works[i].op.n_out):
             rows_together(&p, threads)
             works[i].size = n
             if cut_columns(&works[i], works[i].op.n_in, works[i].op.n_out, threads):
@@ -407,7 +429,7 @@ cdef inline void back(Work *w, int threads) noexcept nogil:
     """The gradient by what an operation reads."""
     cdef bint cut_up
     w.across, w.width = 1, w.op.n_in
-    if w.op.kind == DENSE and is_wide(w.op.n_out, w.op.n_in):
+    if w.op.kind == DENSE and is_wide(w.n, w.op.n_out, w.op.n_in):
         w.size = w.n
         cut_up = cut_columns(w, w.op.n_out, w.op.n_in, threads)
     else:
@@ -420,11 +442,14 @@ cdef inline void back(Work *w, int threads) noexcept nogil:
 
 cdef inline void weights_back(Work *w, int threads) noexcept nogil:
     """The gradients by a layer's weights and bias."""
+    w.across, w.width = 1, w.op.n_out
     if cuts(w, w.op.n_in, ROWS_APART, threads):
+        if w.n >= TALL_BATCH and w.op.n_out >= WIDE_COLUMNS:
+            cut_both_ways(w)
         run(part_of_weights_backward, w, parts_of_weights(w), threads)
         return
     bias_backward(w)
-    weights_backward(w, 0, w.op.n_in)
+    weights_backward(w, 0, w.op.n_in, 0, w.op.n_out)
 
 
 cdef inline void norm_back(Work *w, int threads) noexcept nogil:

@@ -63,14 +63,15 @@ cdef struct KernelTable:
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, bint relu, bint add) noexcept nogil
     # The three of dense_backward one by one.   mask: X, or NULL
     # dZ, mask and dX: `rows` of n rows, and of dX some of its n_in columns, as above
-    # dW: `rows` of its n_in rows, from `first` on, a multiple of 16
+    # dW: `rows` of its n_in rows, from `first` on, a multiple of 16, and columns as above
     void (*input_gradient)(
         const real *W, const real *dZ, const real *mask, real *dX,
         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
         Py_ssize_t rows, Py_ssize_t first, Py_ssize_t end) noexcept nogil
     void (*weight_gradient)(
         const real *X, const real *dZ, real *dW, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-        Py_ssize_t first, Py_ssize_t rows, bint add) noexcept nogil
+        Py_ssize_t first, Py_ssize_t rows, Py_ssize_t column, Py_ssize_t end,
+        bint add) noexcept nogil
     void (*sum_rows)(
         const real *dZ, real *db, Py_ssize_t n, Py_ssize_t n_out, bint add) noexcept nogil
     # packed := W, in the order in which dense_forward_packed reads it; returns how many entries
