@@ -88,7 +88,8 @@ def draw(history: Sequence[Epoch], title: str) -> "Figure":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.axes[0].set_yscale("log")                # else all but the first epochs look like 0
+    if any(epoch["loss"] > 0 for epoch in history):
+        figure.axes[0].set_yscale("log")            # else all but the first epochs look like 0
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import math
 import os
 import pickle
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,16 @@ def test_figure_has_two_plots_with_two_curves_each():
             assert list(line.get_ydata()) == curve
     left, right = (axes.get_position() for axes in figure.axes)
     assert left.x1 < right.x0 and left.y0 == right.y0
+
+
+@pytest.mark.parametrize("losses, scale", [([0.0, 0.0], "linear"), ([0.5, 0.0], "log")])
+def test_losses_of_0_are_drawn_without_a_warning(losses, scale):
+    pytest.importorskip("matplotlib")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = _results.draw([{"loss": loss, "val_loss": loss} for loss in losses], "zeros")
+        figure.savefig(io.BytesIO(), format="png")
+    assert figure.axes[0].get_yscale() == scale
 
 
 def test_title_tells_net_and_test_accuracy(monkeypatch):
