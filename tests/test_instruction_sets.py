@@ -29,10 +29,12 @@ def test_the_best_available_is_the_default():
 
 
 @pytest.mark.parametrize("isa", [isa for isa in _ops.available_isas() if isa != _ops.isa])
-def test_the_kernel_tests_pass_on_every_other_instruction_set(isa):
+@pytest.mark.parametrize("some", [
+    ("-k", "not float64"), pytest.param((), marks=pytest.mark.long)], ids=["float32", "all"])
+def test_the_kernel_tests_pass_on_every_other_instruction_set(isa, some):
     used = run(isa, "-c", "from fastnet import _ops; print(_ops.isa)")
     assert used.stdout.strip() == isa
-    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *KERNEL_TESTS)
+    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *some, *KERNEL_TESTS)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
