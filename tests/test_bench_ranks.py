@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "SCALING.md"
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.bench, pytest.mark.skipif(
     not (ROOT / "bench" / "__main__.py").is_file(),
-    reason="the bench folder of the repository is not beside the tests")
+    reason="the bench folder of the repository is not beside the tests")]
 
 
 def bench(*arguments):

@@ -11,9 +11,9 @@ import fastnet as fn
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.bench, pytest.mark.skipif(
     not (ROOT / "bench" / "__main__.py").is_file(),
-    reason="the bench folder of the repository is not beside the tests")
+    reason="the bench folder of the repository is not beside the tests")]
 
 
 def script(text):
