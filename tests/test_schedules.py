@@ -31,7 +31,7 @@ def test_values_worked_by_hand():
     (lambda: schedules.InverseScaling(1, -0.5), "power must be in the interval"),
     (lambda: fn.SGD(lambda step: -1.0), "lr of step 0 must be in the interval"),
     (lambda: fn.Adam(lambda step: math.inf), "lr of step 0 must be"),
-], ids=str)
+])
 def test_what_is_no_schedule_is_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
