@@ -325,9 +325,9 @@ BUGS = [
         "column = part % w.across * w.width\n    if first >= w.size:",
         "column = 0\n    if first >= w.size:", "test_threads.py"),
     Bug("the part for a bias does nothing", "_parts.pxd",
-        "    if part * w.part >= w.size:         # one more, besides the weights\n"
+        "    if first >= w.size:                 # one more, besides the weights\n"
         "        bias_backward(w)\n",
-        "    if part * w.part >= w.size:         # one more, besides the weights\n",
+        "    if first >= w.size:\n",
         "test_threads.py"),
     Bug("sums of a normalization in parts not made", "_parts.pxd",
         "    if first >= w.size:                 # one more: what is summed over all rows\n",
