@@ -29,10 +29,10 @@ from fastnet._ops cimport (
     Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
 from fastnet._parts cimport (
     ACTIVATION, ADD, DENSE, DROPOUT, ENTRIES_APART, LAYER_NORM, LOG_SOFTMAX, PER_ENTRY, RELU,
-    REMEMBER, SCALE, SHARED_WORK, SOFTMAX, SURE_WORK, WORK_CLASSES, Copy, Operation, Packing, Work,
-    back, bias_backward, copy_rows, cut, cuts, entries_updated, is_wide, mask_back, most_parts,
-    norm_back, part_of_weights_updated, part_packed, part_updated, parts_of_weights, through,
-    tuner_of, weights_back, weights_updated)
+    REMEMBER, ROWS_APART, SCALE, SHARED_WORK, SOFTMAX, SURE_WORK, WORK_CLASSES, Copy, Operation,
+    Packing, Work, back, bias_backward, copy_rows, cut, cuts, entries_updated, is_wide, mask_back,
+    most_parts, norm_back, part_of_weights_updated, part_packed, part_updated, parts_of_weights,
+    through, tuner_of, weights_back, weights_updated)
 from fastnet._pool cimport allowed, run
 from fastnet._table cimport ADAM, PLAIN_SGD, RMSPROP, SGD, KernelTable, Update, real
 from fastnet._tuner cimport Tuner, seconds_now, threads_for, took
@@ -69,7 +69,7 @@ cdef enum:
     INPUT = -2              # a place outside the arena: what the network was given
     OUTPUT = -3             # and what it is to fill
     ALIGNMENT = 64          # bytes: a cache line, and the widest vector
-    FEW_ROWS = 32           # of dW at a time, where an update follows at once
+    FEW_ROWS = 96           # of dW at a time, where an update follows at once
     MANY_PARAMETERS = 32_768    # in a layer: from here on, its update follows its gradient at once,
     SMALL_BATCH = 256       # if the batch is small, or else the product is all that counts;
     WIDE = 64               # with so many outputs, also where the batch is a single sample
@@ -658,17 +658,21 @@ cdef class Engine:
 
     cdef inline bint weights_by_update(self, Work *w, const Update *u, Steps steps) noexcept nogil:
         """A layer's weights by their gradient; returns whether they are finite then."""
+        cdef bint cut_up
         w.gradient, w.u, w.broken = self.entry(self.scratch_start, 0), u, False
-        w.together = 16 if w.n == 1 else FEW_ROWS
         w.states[0] = self.entry(steps.starts[0], w.op.weight)
         w.states[1] = self.entry(steps.starts[1], w.op.weight)
         w.states[2] = self.entry(steps.starts[2], w.op.weight)
         w.across, w.width = 1, w.op.n_out
-        if not cuts(w, w.op.n_in, FEW_ROWS, self.threads):
-            bias_backward(w)
-            return weights_updated(w, 0, w.op.n_in)
-        run(part_of_weights_updated, w, parts_of_weights(w), self.threads)
-        return not w.broken
+        cut_up = cuts(w, w.op.n_in, ROWS_APART, self.threads)
+        w.together = ROWS_APART
+        if w.n > 1:
+            w.together *= evenly((w.part + ROWS_APART - 1) // ROWS_APART, FEW_ROWS // ROWS_APART)
+        if cut_up:
+            run(part_of_weights_updated, w, parts_of_weights(w), self.threads)
+            return not w.broken
+        bias_backward(w)
+        return weights_updated(w, 0, w.op.n_in)
 
     cdef inline real *here(self, Py_ssize_t place, const real *x) noexcept nogil:
         """A place in the training arena."""

@@ -13,6 +13,7 @@ X, W, b, Z, and dZ for the gradient of the loss by Z.
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport INFINITY, NAN, isfinite, log, sqrt
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from fastnet._table cimport (
@@ -34,8 +35,11 @@ cdef extern from "_machine.h":
         PARTS
         ROWS
         VECTORS
+        MANY
         FEW
         WIDE
+        DEPTH                       # of a strip of B, on the stack if it is copied
+    void prefetch(const real *p) nogil
     dvec widen(vec v, int k) nogil      # part k of v as doubles
     void narrow(dvec d, vec *v, int k) nogil    # and back
     vec broadcast(real x) nogil         # x in every lane

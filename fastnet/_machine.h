@@ -26,7 +26,7 @@ enum { DIGITS = 52, BIAS = 1023 };
 #endif
 
 /* The width of a vector, and the rows and vectors of a product's tile, for 32 registers or 16;
- * where there are but FEW rows, it is WIDE. */
+ * where there are but FEW rows, it is WIDE. DEPTH is that of a strip of B, of at most 60 KB. */
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MM(name) INTRINSIC(512, name)
@@ -37,8 +37,10 @@ enum { DIGITS = 52, BIAS = 1023 };
 #define VECTOR_BYTES 16
 #define MM(name) INTRINSIC(, name)
 #endif
-enum { MANY = VECTOR_BYTES > 32, ROWS = MANY ? 8 : 6, VECTORS = MANY ? 3 : 2, FEW = MANY ? 3 : 1, WIDE = 8 };
+enum { MANY = VECTOR_BYTES > 32, ROWS = MANY ? 8 : 6, VECTORS = MANY ? 3 : 2, FEW = MANY ? 3 : 1, WIDE = 8,
+       DEPTH = MANY ? 320 : 512 };
 #define LANES (8 * VECTOR_BYTES / FASTNET_BITS)
+#define prefetch(address) __builtin_prefetch(address)
 #define REGISTER __attribute__((vector_size(VECTOR_BYTES)))
 
 /* A vector register: + - * / work lane by lane, scalar * vector broadcasts. And the same where it

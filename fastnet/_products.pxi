@@ -12,13 +12,14 @@
 # _dense.pxi choose, again by shapes alone.
 
 cdef enum:
-    DEPTH = 320         # of a strip of B: with VECTORS, at most 60 KB, on the stack if copied
-    HEIGHT = 1024       # of a block of A: with DEPTH, at most 1.3 MB
+    HEIGHT = 1024       # of a block of A
     AREA = 512          # of a block of C, for each row of B, where C is larger than LARGE
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64           # rows; half as many where rows of B begin inside of a vector
-    GATHER = 128        # to twice as many columns of C pay for a copy of A, if its rows lie apart
+    COPIED = 18         # times LANES rows of A are copied at a time
+    GATHER = 128        # columns of C that pay for a copy of A, if its rows lie apart
+    LONG = 64           # products in a sum, for which the next tile of C is asked for in time
     MOST_OUTER = 8      # rows of B in `outer`
     PLAIN = 32          # multiplications up to which `plain` is quickest
     PACKED = -1         # instead of a distance between columns: B is packed
@@ -50,6 +51,10 @@ cdef inline void tile(
                 c[i * vectors + j] = (<const vec_in_array *>(start + i * start_row + j * LANES))[0]
             else:
                 c[i * vectors + j] = load_first(start + i * start_row + j * LANES, last)
+    if k >= LONG:
+        for i in range(rows):
+            prefetch(C + (rows + i) * c_row)
+            prefetch(C + (rows + i) * c_row + vectors * LANES - 1)
     for p in range(whole):
         for j in range(vectors):
             b[j] = (<const vec_in_array *>(B + p * b_row + j * LANES))[0]
@@ -129,42 +134,37 @@ cdef void product(
     in the columns from `first` to before `end`; or if that is -1, all.
     """
     cdef vec panel[DEPTH * VECTORS]
-    cdef Py_ssize_t highest = HEIGHT, i = 0, p, q, height, depth, some
+    cdef real *copied = NULL
+    cdef Py_ssize_t highest = HEIGHT, i = 0, p, height, depth, row, col
+    cdef const real *a
     cdef bint packs = (b_col > 1
                        or b_col == 1 and k * n > FAR and m >= (TALL // 2 if n % LANES else TALL))
-    cdef Py_ssize_t together = VECTORS * LANES // ROWS * ROWS       # rows of A in the panel
-    cdef bint gathers = (a_row == 1 and a_col > 1 and together > 0
-                         and GATHER <= n <= 2 * GATHER)
     cdef bint whole = end < 0 or first == 0 and end >= n
     first = 0 if whole else next_strip(n, first)
     end = n if whole else next_strip(n, end)
-    if gathers:                         # the panel holds rows of A
-        packs = False
     if packs and k <= DEPTH and k * padded(n) <= DEPTH * VECTORS * LANES:
         pack_block(B, b_row, b_col, k, n, <real *>panel, k, n)
         B, b_col, packs = <const real *>panel, PACKED, False
     if m * n > LARGE and not packs:     # write C row by row, as all of B is at hand for each
         highest = min(highest, max(AREA * min(k, <Py_ssize_t>DEPTH) // n, <Py_ssize_t>ROWS))
+    if a_row == 1 and a_col > 1 and GATHER <= n and (n <= 2 * GATHER or not MANY):
+        highest = min(highest, <Py_ssize_t>COPIED * LANES)
+        copied = <real *>malloc(
+            min(m, highest + ROWS) * padded(share(k, DEPTH)) * sizeof(real))    # NULL will do, too
     while i < m:
         height = min(m - i, (share(m - i, highest) + ROWS - 1) // ROWS * ROWS)
         p = 0
         while True:
             depth = share(k - p, DEPTH)
-            q = 0
-            while gathers and q < height:
-                some = min(height - q, together)
-                pack_strip(A + i + q + p * a_col, 1, a_col, (k - p - 1) * a_col + m - i - q,
-                           <real *>panel, padded(depth), some, depth)
-                block(<const real *>panel, padded(depth), 1, B + p * b_row, b_row, b_col, NULL,
-                      bias, C + (i + q) * c_row, c_row, c_col, some, depth, n, first, end,
-                      add or p > 0, p + depth == k, relu and p + depth == k)
-                q += some
-            if not gathers:
-                block(A + i * a_row + p * a_col, a_row, a_col,
-                      B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
-                      <real *>panel if packs else NULL,
-                      bias, C + i * c_row, c_row, c_col, height, depth, n, first, end,
-                      add or p > 0, p + depth == k, relu and p + depth == k)
+            a, row, col = A + i * a_row + p * a_col, a_row, a_col
+            if copied != NULL:
+                pack_strip(a, row, col, (m - i - 1) * row + (k - p - 1) * col + 1,
+                           copied, padded(depth), height, depth)
+                a, row, col = copied, padded(depth), 1
+            block(a, row, col, B + p * (padded(n) if b_col == PACKED else b_row), b_row, b_col,
+                  <real *>panel if packs else NULL,
+                  bias, C + i * c_row, c_row, c_col, height, depth, n, first, end,
+                  add or p > 0, p + depth == k, relu and p + depth == k)
             p += depth
             if p >= k:
                 break
@@ -173,6 +173,7 @@ cdef void product(
         elif mask != NULL:
             mask_columns(mask + i * n, C + i * n, height, n, first, end)
         i += height
+    free(copied)
 
 
 cdef void mask_columns(
@@ -304,12 +305,15 @@ cdef void pack_strip(
         real *panel, Py_ssize_t panel_row, Py_ssize_t k, Py_ssize_t width) noexcept nogil:
     """panel[p, j] := B[p, j]   for k times width entries; a panel's rows are whole vectors.
 
-    Either the rows of B are contiguous or the columns. There are `left` entries from B on.
+    Either the rows of B are contiguous or the columns. There are `left` entries from B on. The next
+    columns are asked for meanwhile: they are likely to be copied soon.
     """
     cdef vec columns[LANES]
     cdef Py_ssize_t p, q, j, at
     if b_col == 1:
         for p in range(k):
+            prefetch(B + p * b_row + width)
+            prefetch(B + p * b_row + 2 * width - 1)
             for j from 0 <= j < width by LANES:
                 at = p * b_row + j
                 (<vec_in_array *>(panel + p * panel_row + j))[0] = load(B + at, left - at)

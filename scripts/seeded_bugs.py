@@ -11,6 +11,7 @@ run with status 1. Needs fastnet and what its tests need, and Cython, setuptools
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from fastnet import _ops
 
 ROOT = Path(__file__).parents[1]
+LIMIT = 900     # seconds for a test file or a build
 
 
 class Bug(NamedTuple):
@@ -63,9 +65,9 @@ BUGS = [
     Bug("a few numbers: the bias forgotten", "_products.pxi",
         "total = bias[j] if bias != NULL else 0", "total = 0"),
     Bug("copied rows of A begin anew in each block of a long sum", "_products.pxi",
-        "pack_strip(A + i + q + p * a_col,", "pack_strip(A + i + q,"),
+        "pack_strip(a, row, col,", "pack_strip(a - p * col, row, col,"),
     Bug("copied rows of A end too late", "_products.pxi",
-        "(k - p - 1) * a_col + m - i - q,", "(k - p - 1) * a_col + m - i,", "test_memory.py"),
+        "(m - i - 1) * row + (k - p - 1) * col + 1,", "m * row + k * col,", "test_memory.py"),
     Bug("gradient by a ReLU's input: mask of the wrong rows", "_products.pxi",
         "relu_backward(mask + i * n,", "relu_backward(mask,"),
     Bug("gradient by a ReLU's input: mask forgotten for few outputs", "_products.pxi",
@@ -488,8 +490,13 @@ BUGS = [
 
 
 def run(*command: str, tree: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; what takes longer than LIMIT has the status of a process that was killed."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **more}
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    try:
+        return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,
+                              timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, -signal.SIGKILL, "", f"longer than {LIMIT} s")
 
 
 def build(tree: Path, dtypes: str) -> None:
@@ -513,7 +520,7 @@ def caught(bug: Bug, tree: Path) -> bool:
     path.write_text(text)
     for module, content in modules.items():     # after the source, to be newer than it
         module.write_bytes(content)
-    # Status 1: a test failed. A crash (a negative status) is noticed as well.
+    # Status 1: a test failed. A crash or a hang (a negative status) is noticed as well.
     return done.returncode == 1 or done.returncode < 0
 
 

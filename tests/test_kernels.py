@@ -117,7 +117,8 @@ def limit(name):
     return int(re.search(rf"^    {name} = ([\d_]+)", text, re.M)[1])
 
 
-DEPTH, HEIGHT, LARGE, FAR, TALL = map(limit, ["DEPTH", "HEIGHT", "LARGE", "FAR", "TALL"])
+HEIGHT, LARGE, FAR, TALL = map(limit, ["HEIGHT", "LARGE", "FAR", "TALL"])
+DEPTH = 320 if _ops.isa == "x86-64-v4" else 512
 
 # On both sides of every limit at which products are cut, or computed another way.
 LIMITS = [

@@ -96,12 +96,13 @@ def test_no_kernel_touches_what_lies_beyond_its_arrays(places, every_kernel, rng
 
 def test_a_small_stack_is_enough(dtype):
     """Some systems give threads 128 KB; the panels must fit beside what the interpreter needs."""
-    X, W = np.ones((40, 600), dtype), np.ones((600, 5), dtype)
     results = []
 
     def work():
-        Z = _ops.dense_forward(X, W)
-        results.append(_ops.dense_backward(X, W, Z, dW=np.empty_like(W)))
+        for n, n_in, n_out in [(40, 600, 5), (600, 300, 400)]:
+            X, W = np.ones((n, n_in), dtype), np.ones((n_in, n_out), dtype)
+            Z = _ops.dense_forward(X, W)
+            results.append(_ops.dense_backward(X, W, Z, dW=np.empty_like(W))[0, 0])
 
     before = threading.stack_size(192 * 1024)
     try:
@@ -110,4 +111,4 @@ def test_a_small_stack_is_enough(dtype):
         thread.join()
     finally:
         threading.stack_size(before)
-    assert results[0][0, 0] == 600 * 5
+    assert results == [600 * 5, 300 * 400]
