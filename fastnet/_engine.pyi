@@ -93,7 +93,11 @@ class Engine:
     ) -> tuple[str, float, float, int]: ...
 
 def tuned(
-    took_by: Callable[[int, float], float], pieces: int, most: int, sure: bool = False
+    took_by: Callable[[int, float], float],
+    pieces: int,
+    most: int,
+    sure: bool = False,
+    pause_before: Callable[[float], float] | None = None,
 ) -> list[int]: ...
 
 class Forward:

@@ -1405,10 +1405,11 @@ cdef class Forward:
 
 # ---- For tests ---------------------------------------------------------------------------------
 
-def tuned(took_by, Py_ssize_t pieces, int most, bint sure=False):
+def tuned(took_by, Py_ssize_t pieces, int most, bint sure=False, pause_before=None):
     """Return how many threads a tuner gives to each of so many pieces of work.
 
-    `took_by(threads, time)` says how many seconds a piece takes, when so many have gone by.
+    `took_by(threads, time)` says how many seconds a piece takes, when so many have gone by, and
+    `pause_before(time)` how many go by before it.
     """
     cdef Tuner t
     cdef double time = 0, seconds
@@ -1418,6 +1419,8 @@ def tuned(took_by, Py_ssize_t pieces, int most, bint sure=False):
     for _ in range(pieces):
         threads = threads_for(&t, most, sure)
         found.append(threads)
+        if pause_before is not None:
+            time += pause_before(time)
         seconds = took_by(threads, time)
         time += seconds
         took(&t, seconds, 1, time)

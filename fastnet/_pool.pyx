@@ -3,7 +3,9 @@
 The caller works along, and returns when all parts are done. A part is claimed by counting `left`
 down; the number of the work stands in the same 64 bits, so that a thread that comes late can claim
 nothing of a later work by mistake. Who has nothing to do looks for SPINS rounds, some tens of
-microseconds, and then sleeps until it is woken. There is one piece of work at a time: a caller that
+microseconds, and then sleeps until it is woken. Linux likes to wake a thread on the processor that
+the caller needs for itself, and may leave both there for a tenth of a second though another one is
+idle: workers avoid it. There is one piece of work at a time: a caller that
 finds the pool busy, with another Python thread's work, does all of its own alone.
 
 Threads are made when they are first asked for, take no signals, never touch Python, and are gone in
@@ -67,8 +69,28 @@ cdef extern from * nogil:
         cpu_set_t set;
         return sched_getaffinity(0, sizeof set, &set) ? 0 : CPU_COUNT(&set);
     }
+    struct place { int avoided, removed; cpu_set_t allowed; };
+    /* Let this thread run anywhere else than on a processor, if there is anything else. What was
+     * avoided before is allowed again, unless somebody has chosen what is allowed since. */
+    static void avoid(int processor, struct place *here)
+    {
+        cpu_set_t allowed;
+        if (processor == here->avoided || sched_getaffinity(0, sizeof allowed, &allowed))
+            return;
+        if (here->removed && CPU_EQUAL(&allowed, &here->allowed))
+            CPU_SET(here->avoided, &allowed);
+        here->avoided = processor;
+        here->removed = processor >= 0 && CPU_ISSET(processor, &allowed) && CPU_COUNT(&allowed) > 1;
+        if (here->removed)
+            CPU_CLR(processor, &allowed);
+        here->allowed = allowed;
+        sched_setaffinity(0, sizeof allowed, &allowed);
+    }
     #else
     #define processors() 0
+    #define sched_getcpu() -1
+    struct place { int avoided, removed; };
+    #define avoid(processor, here)
     #endif
     #if defined(__x86_64__)
     #define rest() __builtin_ia32_pause()
@@ -77,6 +99,10 @@ cdef extern from * nogil:
     #endif
     """
     int processors()
+    int sched_getcpu()
+    struct place:               # of a thread: what it avoids, and whether that had been allowed
+        int avoided, removed
+    void avoid(int processor, place *here)
     void rest()             # of a thread that waits, for the other one on its core
 
 ctypedef int (*Asked)() noexcept nogil
@@ -95,6 +121,7 @@ cdef struct Pool:
     uint64_t sleeping       # workers
     uint64_t waiting        # whether the caller sleeps
     uint64_t helpers        # workers that may take part
+    uint64_t processor      # on which the caller began
     int workers             # that were made
     Task task
     void *work
@@ -179,6 +206,7 @@ cdef void take_part(uint64_t number) noexcept nogil:
 
 cdef void *worker(void *index) noexcept nogil:
     cdef uint64_t number = 0, seen
+    cdef place here = place(-1, False)
     cdef int spins
     set_fp_mode(fp_mode() | FLUSH)
     seen = load(&pool.ticket, ORDERED) >> 32
@@ -199,6 +227,7 @@ cdef void *worker(void *index) noexcept nogil:
             pthread_mutex_unlock(&pool.lock)
         number = load(&pool.ticket, ORDERED) >> 32
         if <uint64_t>index < load(&pool.helpers, ORDERED):
+            avoid(<int>load(&pool.processor, ORDERED), &here)
             take_part(number)
         seen = number
 
@@ -234,6 +263,7 @@ cdef void run(Task task, void *work, Py_ssize_t parts, int threads) noexcept nog
     make_workers(threads - 1)
     number = ((load(&pool.ticket, ORDERED) >> 32) + 1) & LOWER
     pool.task, pool.work, pool.parts = task, work, parts
+    store(&pool.processor, <uint64_t>sched_getcpu(), ORDERED)
     store(&pool.done, 0, ORDERED)
     store(&pool.helpers, min(threads - 1, pool.workers), ORDERED)
     store(&pool.ticket, number << 32 | <uint64_t>parts, ORDERED)

@@ -18,10 +18,12 @@ cdef enum:
 # In seconds, and as shares.
 cdef extern from *:
     """
-    static const double WINDOW = 4e-3, FIRST_WAIT = 0.05, LONGEST_WAIT = 4.0, LONG = 0.5;
+    static const double WINDOW = 4e-3, PAUSE = 4e-3, LONG = 0.5;
+    static const double FIRST_WAIT = 0.05, LONGEST_WAIT = 4.0;
     static const double WORTH_IT = 0.97, SUSPICIOUS = 1.15;
     """
     const double WINDOW         # what is compared is the mean over so long, or over one step
+    const double PAUSE          # who works again after so long begins: a first piece says little
     const double FIRST_WAIT, LONGEST_WAIT
     const double LONG           # if several threads were best for so long, they are trusted
     const double WORTH_IT       # more threads must take less than this share of the time
@@ -45,7 +47,6 @@ cdef inline double seconds_now() noexcept nogil:
 cdef struct Tuner:
     int most                    # threads allowed
     int best, other             # numbers of threads: the best so far, and the one it is compared to
-    bint warm                   # whether a first time, which says little, is over
     bint trying                 # `other` is at work
     bint known                  # whether there was a comparison
     int wins, doubts            # of `other`, in a row; windows in which `best` was slow
@@ -55,6 +56,8 @@ cdef struct Tuner:
     double wait, next           # seconds from one trial to the next, and when that may come,
     double calm                 # after so many seconds of work
     double age                  # for how long `best` has been it
+    double last                 # when there was work
+    bint apart                  # whether that came after a pause
 
 
 cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
@@ -63,10 +66,11 @@ cdef inline int threads_for(Tuner *t, int most, bint sure) noexcept nogil:
     sure: so much work that most threads are best, as long as nothing else is known.
     """
     if t.most != most:
-        t.most, t.warm, t.trying, t.known = most, False, False, False
+        t.most, t.trying, t.known = most, False, False
         t.wins = t.doubts = 0
         t.best, t.other = most if sure else 1, 1 if sure else most
-        t.seconds = t.work = t.cost = t.reference = t.next = t.calm = t.age = 0
+        t.seconds = t.work = t.cost = t.reference = t.next = t.calm = t.age = t.last = 0
+        t.apart = False
         t.wait = FIRST_WAIT
     return t.other if t.trying else t.best
 
@@ -80,8 +84,10 @@ cdef inline int another(const Tuner *t) noexcept nogil:
 
 cdef inline void took(Tuner *t, double seconds, double work, double now) noexcept nogil:
     """Take note of what a piece of work took with the number of threads that was asked for."""
-    if not t.warm:
-        t.warm = True
+    cdef bint paused = now - seconds - t.last > PAUSE, begins = paused and not t.apart
+    t.last, t.apart = now, paused
+    if begins:                          # caches hold something else, threads sleep
+        t.seconds = t.work = 0
         return
     t.seconds += seconds
     t.work += work

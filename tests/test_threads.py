@@ -225,6 +225,41 @@ print("fine")
 """
 
 
+PROCESSORS = """
+import os, time
+import numpy as np
+from fastnet import _pool
+a, b = sorted(os.sched_getaffinity(0))[:2]
+before = set(os.listdir("/proc/self/task"))
+_pool.exercise(np.zeros(8, np.int32), 1000, 2)
+worker, = (int(task) for task in set(os.listdir("/proc/self/task")) - before)
+def where(caller):
+    os.sched_setaffinity(0, {caller})
+    _pool.exercise(np.zeros(8, np.int32), 1000, 2)
+    time.sleep(0.05)        # it may wake late
+    return os.sched_getaffinity(worker)
+everywhere = os.sched_getaffinity(0)
+os.sched_setaffinity(worker, {a, b})
+assert where(a) == {b}
+assert where(b) == {a}
+assert where(a) == {b}
+os.sched_setaffinity(worker, {a})   # somebody's choice: no other processor is added to it
+assert where(b) == {a}
+assert where(a) == {a}
+assert where(b) == {a}
+os.sched_setaffinity(worker, everywhere)
+assert where(a) == everywhere - {a}
+print("fine")
+"""
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda pid: [])(0)) < 2,
+                    reason="needs Linux and two processors")
+def test_workers_leave_the_callers_processor_alone():
+    done = run(PROCESSORS)
+    assert done.stdout == "fine\n", done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("before", [False, True])
 def test_52_fork(before):

@@ -74,6 +74,34 @@ def test_what_disturbs_for_a_moment_does_not_cost_seconds(piece):
     assert late.count(2) > 0.85 * len(late)
 
 
+@pytest.mark.parametrize("piece", [4e-4, 3e-3])
+def test_the_first_piece_of_a_burst_says_little(piece):
+    """24 ms of work, 0.3 s of something else, and so on: first threads sleep, caches are cold."""
+    state = {"left": 0}
+
+    def pause_before(time):
+        state["first"] = state["left"] <= 0
+        if state["first"]:
+            state["left"] = 24e-3
+        return 0.3 if state["first"] else 0
+
+    def took_by(threads, time):
+        state["left"] -= piece
+        return piece * (1.3 if threads == 1 else 3) if state["first"] else piece / threads**0.8
+
+    found = tuned(took_by, int(5 / piece), 2, False, pause_before)
+    late = found[len(found) // 4:]
+    assert late.count(2) > 0.95 * len(late)
+
+
+@pytest.mark.parametrize("slower", [0.6, 1.5])
+def test_pieces_that_all_come_after_a_pause_count(slower):
+    found = tuned(lambda threads, time: 1e-3 * (1 if threads == 1 else slower), 2000, 2, False,
+                  lambda time: 0.05)
+    late = found[500:]
+    assert late.count(1 if slower > 1 else 2) > 0.9 * len(late)
+
+
 def test_stalls_in_a_few_pieces_count():
     """Half of the pieces are quick and some take a slice of the scheduler: the mean decides."""
     state = {"pieces": 0}
