@@ -323,6 +323,16 @@ cdef inline bint is_wide(Py_ssize_t n, Py_ssize_t depth, Py_ssize_t columns) noe
     return n < MANY_ROWS and columns >= WIDE_COLUMNS and depth * columns >= WIDE_LAYER
 
 
+cdef inline void cut_across(
+        Work *w, Py_ssize_t columns, Py_ssize_t across, Py_ssize_t down) noexcept nogil:
+    """Into up to so many parts next to each other, and below each other."""
+    cdef Py_ssize_t strips = (columns + COLUMNS_APART - 1) // COLUMNS_APART
+    across = min(across, strips)
+    w.width = (strips + across - 1) // across * COLUMNS_APART
+    w.across = (columns + w.width - 1) // w.width
+    w.part = ((w.size + down - 1) // down + ROWS_APART - 1) // ROWS_APART * ROWS_APART
+
+
 cdef inline bint cut_columns(
         Work *w, Py_ssize_t depth, Py_ssize_t columns, int threads) noexcept nogil:
     """`cut` for a wide product: along its columns, and where these are few its rows too.
@@ -331,15 +341,12 @@ cdef inline bint cut_columns(
     """
     cdef Py_ssize_t parts = min(most_parts(threads),
                                 <Py_ssize_t>(multiplications_of(w) / WORK_OF_A_PART))
-    cdef Py_ssize_t strips = (columns + COLUMNS_APART - 1) // COLUMNS_APART
     w.across, w.width, w.part = 1, columns, w.size
     if parts <= 1:
         return False
-    w.across = min(strips, 4 * parts)
-    w.width = (strips + w.across - 1) // w.across * COLUMNS_APART
-    w.across = (columns + w.width - 1) // w.width
-    parts = (parts + w.across - 1) // w.across
-    w.part = ((w.size + parts - 1) // parts + ROWS_APART - 1) // ROWS_APART * ROWS_APART
+    cut_across(w, columns, 4 * parts, 1)
+    if w.across < parts:
+        cut_across(w, columns, 4 * parts, (parts + w.across - 1) // w.across)
     return True
 
 
@@ -349,14 +356,9 @@ cdef inline void cut_both_ways(Work *w) noexcept nogil:
     Each part copies and reads the columns of dy that are its own, and the columns of x: the nearer
     it is to a square, the less that is.
     """
-    cdef Py_ssize_t parts = parts_of(w), strips
-    if parts < 4:
-        return
-    strips = (w.op.n_out + COLUMNS_APART - 1) // COLUMNS_APART
-    w.across = parts // 2
-    w.width = (strips + w.across - 1) // w.across * COLUMNS_APART
-    w.across = (w.op.n_out + w.width - 1) // w.width
-    w.part = ((w.size + 1) // 2 + ROWS_APART - 1) // ROWS_APART * ROWS_APART
+    cdef Py_ssize_t parts = parts_of(w)
+    if parts >= 4:
+        cut_across(w, w.op.n_out, parts // 2, 2)
 
 
 cdef inline Py_ssize_t parts_of(const Work *w) noexcept nogil:

@@ -3,22 +3,22 @@
 Work of one kind, such as a network's steps of one batch size, comes again and again. A tuner takes
 its time in windows of a few milliseconds, and tries another number of threads than the best so far
 for a window: once at the beginning, then after a while, which grows with each trial, and soon where
-several threads take longer than they did, as another process may have come. More threads have to
-be better several times in a row, as windows are shorter than a scheduler's whims; fewer only once,
-but where more had done well for long, they are soon tried again.
+several threads take longer than they did, as another process may have come. The other number has to
+be better several times in a row, as windows are shorter than a scheduler's whims; and where more
+threads had done well for a while, they are soon tried again.
 
 What trying costs is bounded: who has lost a second by it works for 32 before it tries again.
 """
 
 cdef enum:
     LOSSES_APART = 32           # seconds of work for each that a trial has lost
-    IN_A_ROW = 3                # trials in which more threads have to be better
+    IN_A_ROW = 3                # trials in which another number has to be better
     DOUBTFUL = 2                # windows in a row in which several threads were slower than before
 
 # In seconds, and as shares.
 cdef extern from *:
     """
-    static const double WINDOW = 4e-3, PAUSE = 4e-3, LONG = 0.5;
+    static const double WINDOW = 4e-3, PAUSE = 4e-3, LONG = 0.05;
     static const double FIRST_WAIT = 0.05, LONGEST_WAIT = 4.0;
     static const double WORTH_IT = 0.97, SUSPICIOUS = 1.15;
     """
@@ -103,6 +103,7 @@ cdef inline void took(Tuner *t, double seconds, double work, double now) noexcep
         if not t.known:
             t.known = t.trying = True
         elif t.best > 1 and t.calm <= 0 and t.doubts >= DOUBTFUL:
+            t.wins = t.wins if t.other == 1 else 0
             t.other, t.trying = 1, True
         elif t.calm <= 0 and now >= t.next:
             t.trying = True
@@ -114,7 +115,7 @@ cdef inline void judge(Tuner *t, double cost, double now) noexcept nogil:
     cdef bint more = t.other > t.best, better = cost < t.cost * (WORTH_IT if more else 1.0)
     cdef double lost = (cost - t.cost) * t.work
     t.trying = False
-    if better and more and t.wins + 1 < IN_A_ROW:
+    if better and t.wins + 1 < IN_A_ROW:
         t.wins += 1
         t.calm = t.next = 0                     # again, after a window of `best`
         return

@@ -341,7 +341,7 @@ BUGS = [
         "elif t.best > 1 and t.calm <= 0 and t.doubts >= DOUBTFUL:", "elif False:",
         "test_tuner.py"),
     Bug("one good window is enough for more threads", "_tuner.pxd",
-        "if better and more and t.wins + 1 < IN_A_ROW:", "if False:", "test_tuner.py"),
+        "if better and t.wins + 1 < IN_A_ROW:", "if False:", "test_tuner.py"),
     Bug("trials of long steps come as often as those of short ones", "_tuner.pxd",
         "t.calm = LOSSES_APART * max(lost, 0.0)", "t.calm = 0", "test_tuner.py"),
     Bug("half of a processor's time is none", "_threads.py",
