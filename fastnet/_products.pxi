@@ -17,7 +17,7 @@ cdef enum:
     LARGE = 262_144     # entries
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64           # rows; half as many where rows of B begin inside of a vector
-    COPIED = 18         # times LANES rows of A are copied at a time
+    COPIED = 36         # times LANES rows of A are copied at a time
     GATHER = 128        # columns of C that pay for a copy of A, if its rows lie apart
     LONG = 64           # products in a sum, for which the next tile of C is asked for in time
     MOST_OUTER = 8      # rows of B in `outer`
