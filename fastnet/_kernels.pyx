@@ -20,6 +20,9 @@ from fastnet._table cimport (
     ADAM, BINARY_CROSS_ENTROPY, ELU, GELU, GELU_TANH, HUBER, LEAKY_RELU, MEAN_SQUARED_ERROR,
     PLAIN_SGD, POISSON, RMSPROP, SGD, SIGMOID, SILU, TANH, KernelTable, Update, real)
 
+cdef extern from * nogil:
+    void prefetch "__builtin_prefetch"(const real *p)
+
 cdef extern from "_machine.h":
     ctypedef float vec              # LANES reals in one register; operators work lane by lane
     ctypedef float vec_in_array     # LANES reals in an array, wherever it begins
@@ -39,7 +42,6 @@ cdef extern from "_machine.h":
         FEW
         WIDE
         DEPTH                       # of a strip of B, on the stack if it is copied
-    void prefetch(const real *p) nogil
     dvec widen(vec v, int k) nogil      # part k of v as doubles
     void narrow(dvec d, vec *v, int k) nogil    # and back
     vec broadcast(real x) nogil         # x in every lane

@@ -37,10 +37,8 @@ enum { DIGITS = 52, BIAS = 1023 };
 #define VECTOR_BYTES 16
 #define MM(name) INTRINSIC(, name)
 #endif
-enum { MANY = VECTOR_BYTES > 32, ROWS = MANY ? 8 : 6, VECTORS = MANY ? 3 : 2, FEW = MANY ? 3 : 1, WIDE = 8,
-       DEPTH = MANY ? 320 : 512 };
+enum { MANY = VECTOR_BYTES > 32, ROWS = MANY ? 8 : 6, VECTORS = MANY ? 3 : 2, FEW = MANY ? 3 : 1, WIDE = 8, DEPTH = MANY ? 320 : 512 };
 #define LANES (8 * VECTOR_BYTES / FASTNET_BITS)
-#define prefetch(address) __builtin_prefetch(address)
 #define REGISTER __attribute__((vector_size(VECTOR_BYTES)))
 
 /* A vector register: + - * / work lane by lane, scalar * vector broadcasts. And the same where it
