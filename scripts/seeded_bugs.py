@@ -54,10 +54,7 @@ BUGS = [
     Bug("ReLU before the last block of a long sum", "_products.pxi",
         "relu and p + depth == k)", "relu)"),
     Bug("later blocks of a long sum start anew", "_products.pxi",
-        "                      add or p > 0, p + depth == k, relu and p + depth == k)\n"
-        "            p +=",
-        "                      False, p + depth == k, relu and p + depth == k)\n"
-        "            p +="),
+        "add or p > 0, p + depth == k,", "add, p + depth == k,"),
     Bug("one row, one vector: the bias forgotten", "_products.pxi",
         "        c[0] = c[0] + load_first(bias, n)", "        pass"),
     Bug("one row, one vector: four sums of which one is lost", "_products.pxi",
