@@ -74,24 +74,37 @@ def test_what_disturbs_for_a_moment_does_not_cost_seconds(piece):
     assert late.count(2) > 0.85 * len(late)
 
 
-@pytest.mark.parametrize("piece", [4e-4, 3e-3])
-def test_the_first_piece_of_a_burst_says_little(piece):
-    """24 ms of work, 0.3 s of something else, and so on: first threads sleep, caches are cold."""
-    state = {"left": 0}
+@pytest.mark.parametrize("pieces, piece", [(3, 5e-3), (4, 3e-3), (60, 4e-4)])
+def test_the_first_piece_of_a_burst_says_little(pieces, piece):
+    """Some pieces, 0.3 s of something else, and so on: first threads sleep, caches are cold."""
+    state = {"number": -1}
 
     def pause_before(time):
-        state["first"] = state["left"] <= 0
-        if state["first"]:
-            state["left"] = 24e-3
-        return 0.3 if state["first"] else 0
+        state["number"] += 1
+        return 0 if state["number"] % pieces else 0.3
 
     def took_by(threads, time):
-        state["left"] -= piece
-        return piece * (1.3 if threads == 1 else 3) if state["first"] else piece / threads**0.8
+        if state["number"] % pieces == 0:
+            return piece * (1.2 if threads == 1 else 2)
+        return piece * (1 if threads == 1 else 0.57)
 
-    found = tuned(took_by, int(5 / piece), 2, False, pause_before)
-    late = found[len(found) // 4:]
-    assert late.count(2) > 0.95 * len(late)
+    found = tuned(took_by, max(3000, 50 * pieces), 2, False, pause_before)
+    late = found[len(found) // 10:]
+    assert late.count(2) > 0.9 * len(late)
+
+
+@pytest.mark.parametrize("begin", [20, 21, 22, 23])
+def test_a_neighbour_is_noticed_at_once_however_long_all_was_well(begin):
+    times = []
+
+    def took_by(threads, time):
+        times.append(time)
+        return 4e-4 * (1 if threads == 1 else 3 if time > begin else 0.6)
+
+    found = tuned(took_by, 110_000, 2)
+    soon = [threads for threads, time in zip(found, times, strict=True)
+            if begin + 0.1 < time < begin + 0.6]
+    assert soon.count(1) > 0.9 * len(soon) > 0
 
 
 @pytest.mark.parametrize("slower", [0.6, 1.5])
@@ -125,7 +138,7 @@ def test_noise_is_no_reason_for_more_threads():
         return mean * (0.4 if rng.random() < 0.5 else 1.6)
 
     found = tuned(took_by, 5_000, 2)
-    assert found.count(1) > 0.75 * len(found)
+    assert found.count(1) > 0.99 * len(found)
 
 
 @pytest.mark.parametrize("best", [1, 2, 4, 8, 16])
