@@ -3,9 +3,9 @@
 The caller works along, and returns when all parts are done. A part is claimed by counting `left`
 down; the number of the work stands in the same 64 bits, so that a thread that comes late can claim
 nothing of a later work by mistake. Who has nothing to do looks for SPINS rounds, some tens of
-microseconds, and then sleeps until it is woken. Linux likes to wake a thread on the processor that
-the caller needs for itself, and may leave both there for a tenth of a second though another one is
-idle: workers avoid it. There is one piece of work at a time: a caller that
+microseconds, and then sleeps until it is woken. Workers keep off the caller's processor: Linux
+likes to wake them there, and may leave both threads on it for a tenth of a second though another
+processor is idle. There is one piece of work at a time: a caller that
 finds the pool busy, with another Python thread's work, does all of its own alone.
 
 Threads are made when they are first asked for, take no signals, never touch Python, and are gone in
@@ -212,6 +212,7 @@ cdef void *worker(void *index) noexcept nogil:
     seen = load(&pool.ticket, ORDERED) >> 32
     # Work may have begun before this thread did.
     if <uint64_t>index < load(&pool.helpers, ORDERED):
+        avoid(<int>load(&pool.processor, ORDERED), &here)
         take_part(seen)
     while True:
         spins = 0

@@ -18,8 +18,9 @@ cdef enum:
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64           # rows; half as many where rows of B begin inside of a vector
     COPIED = 36         # times LANES rows of A are copied at a time
-    GATHER = 128        # columns of C that pay for a copy of A, if its rows lie apart
-    LONG = 64           # products in a sum, for which the next tile of C is asked for in time
+    GATHER = 128        # columns of C from which on a copy of A pays, if its rows lie apart; with
+                        # MANY registers up to twice as many
+    LONG = 64           # terms of a sum that takes long enough to fetch the next tile of C meanwhile
     MOST_OUTER = 8      # rows of B in `outer`
     PLAIN = 32          # multiplications up to which `plain` is quickest
     PACKED = -1         # instead of a distance between columns: B is packed
@@ -305,8 +306,8 @@ cdef void pack_strip(
         real *panel, Py_ssize_t panel_row, Py_ssize_t k, Py_ssize_t width) noexcept nogil:
     """panel[p, j] := B[p, j]   for k times width entries; a panel's rows are whole vectors.
 
-    Either the rows of B are contiguous or the columns. There are `left` entries from B on. The next
-    columns are asked for meanwhile: they are likely to be copied soon.
+    Either the rows of B are contiguous or the columns. There are `left` entries from B on. Of
+    contiguous rows the next columns are fetched meanwhile, as they are likely to come next.
     """
     cdef vec columns[LANES]
     cdef Py_ssize_t p, q, j, at

@@ -87,7 +87,6 @@ cdef inline void took(Tuner *t, double seconds, double work, double now) noexcep
     cdef bint paused = now - seconds - t.last > PAUSE, begins = paused and not t.apart
     t.last, t.apart = now, paused
     if begins:                          # caches hold something else, threads sleep
-        t.seconds = t.work = 0
         return
     t.seconds += seconds
     t.work += work

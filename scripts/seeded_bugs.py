@@ -495,11 +495,14 @@ BUGS = [
 def run(*command: str, tree: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command; what takes longer than LIMIT has the status of a process that was killed."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **more}
+    process = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,
-                              timeout=LIMIT)
+        out, err = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, -signal.SIGKILL, "", f"longer than {LIMIT} s")
+        os.killpg(process.pid, signal.SIGKILL)      # its children as well
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def build(tree: Path, dtypes: str) -> None:
