@@ -18,9 +18,8 @@ cdef enum:
     FAR = 131_072       # entries of B: more are copied strip by strip, if it pays, for TALL C
     TALL = 64           # rows; half as many where rows of B begin inside of a vector
     COPIED = 36         # times LANES rows of A are copied at a time
-    GATHER = 128        # columns of C from which on a copy of A pays, if its rows lie apart; with
-                        # MANY registers up to twice as many
-    LONG = 64           # terms of a sum that takes long enough to fetch the next tile of C meanwhile
+    GATHER = 128        # columns of C from which on a copy of A pays, if its rows lie apart
+    LONG = 64           # terms of a sum that takes long enough to fetch the next tile of C
     MOST_OUTER = 8      # rows of B in `outer`
     PLAIN = 32          # multiplications up to which `plain` is quickest
     PACKED = -1         # instead of a distance between columns: B is packed
@@ -148,6 +147,7 @@ cdef void product(
         B, b_col, packs = <const real *>panel, PACKED, False
     if m * n > LARGE and not packs:     # write C row by row, as all of B is at hand for each
         highest = min(highest, max(AREA * min(k, <Py_ssize_t>DEPTH) // n, <Py_ssize_t>ROWS))
+    # With MANY registers copies of A paid for up to twice as many columns only.
     if a_row == 1 and a_col > 1 and GATHER <= n and (n <= 2 * GATHER or not MANY):
         highest = min(highest, <Py_ssize_t>COPIED * LANES)
         copied = <real *>malloc(
