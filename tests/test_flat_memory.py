@@ -1,7 +1,7 @@
 """Memory of the process stays what it is, however often something is done.
 
 Resident memory and what Python knows of are measured after a beginning, in which caches fill, and
-again after many calls: up to 250 by default, where two kilobytes kept of each would be seen, and
+again after many calls: up to 500 by default, where a kilobyte kept of each would be seen, and
 up to 100 000 with `-m long`, where 16 bytes would.
 """
 
@@ -113,7 +113,7 @@ def assert_flat(call, times, slack):
 def test_nothing_is_kept_of_a_call(name):
     """Python's allocator tells to the byte; what bypasses it shows in resident memory."""
     call, share = CALLS[name]
-    times = max(30, round(250 * share))
+    times = max(30, round(500 * share))
     for _ in range(20):
         call()
     gc.collect()

@@ -18,7 +18,7 @@ from drawn_networks import ANY, SMOOTH, losses, networks, optimizers  # noqa: E4
 
 given, some = hypothesis.given, hypothesis.strategies
 often = hypothesis.settings(deadline=None, max_examples=150, database=None)
-seldom = hypothesis.settings(deadline=None, max_examples=12, database=None, derandomize=True)
+seldom = hypothesis.settings(deadline=None, max_examples=25, database=None, derandomize=True)
 
 def bits(layers):
     return [value.tobytes() for layer in layers for _, value, _ in layer.parameters()]
