@@ -427,7 +427,7 @@ cdef class Engine:
             if op.kind == DENSE:
                 self.work += <double>op.n_in * op.n_out
                 self.largest = max(self.largest, op.n_in * op.n_out)
-                self.has_wide |= is_wide(1, op.n_in, op.n_out)      # for some number of rows
+                self.has_wide |= is_wide(op, 1, op.n_out)      # for some number of rows
                 if op.n_in * op.n_out >= MANY_PARAMETERS:
                     self.n_scratch = max(self.n_scratch, min(FEW_ROWS, op.n_in) * op.n_out)
             else:

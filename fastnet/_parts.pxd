@@ -318,9 +318,11 @@ cdef inline double multiplications_of(const Work *w) noexcept nogil:
     return <double>w.n * w.op.n_out * (w.op.n_in if w.op.kind == DENSE else PER_ENTRY)
 
 
-cdef inline bint is_wide(Py_ssize_t n, Py_ssize_t depth, Py_ssize_t columns) noexcept nogil:
-    """Whether a product of n rows by a matrix is cut along its columns."""
-    return n < MANY_ROWS and columns >= WIDE_COLUMNS and depth * columns >= WIDE_LAYER
+cdef inline bint is_wide(
+        const Operation *op, Py_ssize_t n, Py_ssize_t columns) noexcept nogil:
+    """Whether an operation is a product of n rows that is cut along its so many columns."""
+    return (op.kind == DENSE and n < MANY_ROWS and columns >= WIDE_COLUMNS
+            and op.n_in * op.n_out >= WIDE_LAYER)
 
 
 cdef inline void cut_across(
@@ -411,7 +413,7 @@ cdef inline void through(
     # after the other; what stands between them along the rows.
     p.n_works = 0
     for i in range(n_works):
-        if is_wide(n, works[i].op.n_in, works[i].op.n_out):
+        if is_wide(works[i].op, n, works[i].op.n_out):
             rows_together(&p, threads)
             works[i].size = n
             if cut_columns(&works[i], works[i].op.n_in, works[i].op.n_out, threads):
@@ -431,7 +433,7 @@ cdef inline void back(Work *w, int threads) noexcept nogil:
     """The gradient by what an operation reads."""
     cdef bint cut_up
     w.across, w.width = 1, w.op.n_in
-    if w.op.kind == DENSE and is_wide(w.n, w.op.n_out, w.op.n_in):
+    if is_wide(w.op, w.n, w.op.n_in):
         w.size = w.n
         cut_up = cut_columns(w, w.op.n_out, w.op.n_in, threads)
     else:
