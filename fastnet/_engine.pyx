@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -24,6 +25,7 @@ from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid, pid_t
 
 from fastnet._ops cimport (
     Caller, apart, check_rate, enter, kernels_of, leave, output, plain_or_not)
@@ -246,45 +248,98 @@ cdef class Arena:
 cdef class Use:
     """Who is at work on some parameters; shared by a network and those inside it.
 
-    A thread trains between `begin` and `end`, and may begin again meanwhile; a second one is
-    refused. In a `with` block they are read; no other thread may be writing then.
+    * `with use`: they are read. No other thread may be writing then.
+    * `with use.training`: this thread trains, and may begin to again meanwhile; a second one is
+      refused.
+    * `with use.exclusive`: likewise, and it needs the parameters for itself alone.
+
+    Each raises RuntimeError where that cannot be. As the blocks are entered and left in compiled
+    code, no signal can come between a block and what is noted here.
     """
 
     cdef bint writing               # now, and not only between other things
     cdef Py_ssize_t reading
     cdef unsigned long owner        # the thread that trains,
     cdef Py_ssize_t depth           # and how often it has begun to
+    cdef pid_t process              # that all this is of
 
-    def begin(self, bint writes=False):
-        """Let this thread train; with `writes` it needs the parameters for itself alone.
+    def __cinit__(self):
+        self.process = getpid()
 
-        Raises
-        ------
-        RuntimeError
-            Another thread trains, or reads what is to be written.
-        """
-        cdef unsigned long me = <unsigned long>PyThread_get_thread_ident()
-        if self.depth and self.owner != me or writes and (self.reading or self.writing):
-            raise RuntimeError("this network is in use by another thread")
-        self.owner = me
-        self.depth += 1
-        if writes:
-            self.writing = True
+    @property
+    def training(self):
+        """A `with` block in which this thread trains."""
+        return Turn.__new__(Turn, self, False)
 
-    def end(self, bint writes=False):
-        """After `begin`, with the same argument."""
-        self.depth -= 1
-        if writes:
-            self.writing = False
+    @property
+    def exclusive(self):
+        """A `with` block in which it needs the parameters for itself alone."""
+        return Turn.__new__(Turn, self, True)
+
+    def check_free(self):
+        """Refuse what must not happen while anybody is at work, the caller included."""
+        while self.depth or self.reading or self.writing:
+            self.refuse("this network is in use")
 
     def __enter__(self):
-        if self.writing and not (
-                self.depth and self.owner == <unsigned long>PyThread_get_thread_ident()):
-            raise RuntimeError("this network is being trained by another thread")
+        while self.writing and not self.is_mine():
+            self.refuse("this network is being trained by another thread")
         self.reading += 1
 
     def __exit__(self, kind, error, trace):     # *error would be a tuple, which takes memory
-        self.reading -= 1
+        self.reading -= self.reading > 0
+
+    cdef int begin(self, bint writes) except -1:
+        """Let this thread train; with `writes` it needs the parameters for itself alone."""
+        while self.depth and not self.is_mine() or self.writing or writes and self.reading:
+            self.refuse("this network is in use by another thread")
+        self.owner = PyThread_get_thread_ident()
+        self.depth += 1
+        self.writing = writes
+        return 0
+
+    cdef void end(self, bint writes) noexcept:
+        """After `begin`, with the same argument."""
+        self.depth -= self.depth > 0
+        if writes:
+            self.writing = False
+
+    cdef int check_reading(self) except -1:
+        """Refuse to read, where the caller cannot be the one who writes."""
+        while self.writing:
+            self.refuse("this network is being trained by another thread")
+        return 0
+
+    cdef inline bint is_mine(self) noexcept:
+        """Whether this thread trains."""
+        return self.depth and self.owner == <unsigned long>PyThread_get_thread_ident()
+
+    cdef int refuse(self, str why) except -1:
+        """Raise the error; in the child of a fork forget once what threads did that it lacks."""
+        if self.process == getpid():
+            raise RuntimeError(why)
+        self.process = getpid()
+        self.reading = 0
+        if not self.is_mine():
+            self.depth, self.writing = 0, False
+        return 0
+
+
+@cython.freelist(8)
+cdef class Turn:
+    """The time in which a thread trains: see `Use`."""
+
+    cdef Use use
+    cdef bint writes
+
+    def __cinit__(self, Use use, bint writes):
+        self.use, self.writes = use, writes
+
+    def __enter__(self):
+        self.use.begin(self.writes)
+
+    def __exit__(self, kind, error, trace):
+        self.use.end(self.writes)
 
 
 cdef class Engine:
@@ -352,15 +407,15 @@ cdef class Engine:
     cdef int threads                # in training, now
     cdef Tuner tuners[PURPOSES][WORK_CLASSES]
 
-    def __cinit__(self):
-        self.operations = NULL
-        self.threads = 1
-
     def __dealloc__(self):
         free(self.operations)
 
-    def __init__(self, list operations, cnp.ndarray parameters, cnp.ndarray gradients,
-                 bint flattens=False, bint packs=False, Use use=None):
+    def __cinit__(self, list operations not None, cnp.ndarray parameters not None,
+                  cnp.ndarray gradients not None, bint flattens=False, bint packs=False,
+                  Use use=None):
+        if not operations:
+            raise ValueError("there must be at least 1 operation, got 0")
+        self.threads = 1
         self.flattens = flattens
         self.use = Use() if use is None else use
         self.dtype = parameters.dtype
@@ -1046,10 +1101,8 @@ cdef class Engine:
         cdef Tuner *tuner = NULL
         cdef int most
         cdef double begin = 0, end
-        if self.use.writing or self.use.reading:
-            raise RuntimeError("this network is in use by another thread")
         check_rate(steps.at(0).rate, self.type_number)
-        self.use.writing = True
+        self.use.begin(True)
         try:
             if order is not None:
                 sequence = <const Py_ssize_t *>cnp.PyArray_DATA(order)
@@ -1118,7 +1171,7 @@ cdef class Engine:
             if outcome != FINE:
                 self.pending = False
         finally:
-            self.use.writing = False
+            self.use.end(True)
         return OUTCOMES[outcome], step, value, total, shares, correct
 
     def apply_pending(self, Objective objective, bint keep_gradients, Steps steps):
@@ -1136,9 +1189,8 @@ cdef class Engine:
         cdef double work, begin, end
         if not self.pending:
             return OUTCOMES[FINE]
-        if self.use.writing or self.use.reading:
-            raise RuntimeError("this network is in use by another thread")
         check_rate(steps.at(0).rate, self.type_number)
+        self.use.begin(True)
         work = PER_ENTRY * <double>self.size
         most = self.most_threads(work)
         tuner = self.tuner(UPDATING, work, most)
@@ -1150,6 +1202,7 @@ cdef class Engine:
             end = seconds_now()
             took(tuner, end - begin, 1, end)
         leave(caller)
+        self.use.end(True)
         return OUTCOMES[outcome]
 
     def waiting(self):
@@ -1254,7 +1307,7 @@ cdef class Engine:
         return Y
 
     cdef int predict_into(self, cnp.ndarray x, cnp.ndarray y) except -1:
-        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0), block = self.block(n)
+        cdef Py_ssize_t first = 0, n = cnp.PyArray_DIM(x, 0), block = self.block(n)
         cdef Arena arena = self.predicting
         cdef int most = 1
         cdef Caller caller
@@ -1265,34 +1318,42 @@ cdef class Engine:
                 self.predicting = arena
         if arena is self.predicting:    # its tuners are for one thread of Python at a time
             most = self.most_threads(self.work * block)
-        if self.use.writing:            # asked last: memory is made in Python, others go on then
-            raise RuntimeError("this network is being trained by another thread")
+        self.use.check_reading()        # asked last: memory is made in Python, others go on then
         arena.lent = True
         self.use.reading += 1
-        caller = enter(self.work * n)
-        self.predict_blocks(arena, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(y), n, block, most)
-        leave(caller)
-        arena.lent = False
-        self.use.reading -= 1
+        try:
+            while first < n:
+                caller = enter(self.work * (n - first))
+                first = self.predict_blocks(
+                    arena, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(y), first, n, block, most)
+                leave(caller)
+                if first < n:
+                    PyErr_CheckSignals()
+        finally:
+            arena.lent = False
+            self.use.reading -= 1
         return 0
 
-    cdef void predict_blocks(
-            self, Arena arena, const char *x, char *y, Py_ssize_t n, Py_ssize_t block,
-            int most) noexcept nogil:
-        cdef Py_ssize_t first = 0, some
-        cdef double work = self.work * block, begin = 0, end
+    cdef Py_ssize_t predict_blocks(
+            self, Arena arena, const char *x, char *y, Py_ssize_t first, Py_ssize_t n,
+            Py_ssize_t block, int most) noexcept nogil:
+        """Rows from `first` on, until it is time to look for signals; returns the next one."""
+        cdef Py_ssize_t some
+        cdef double work = self.work * block, begin = 0, end, done = 0
         cdef Tuner *tuner = self.tuner(PREDICTING, work, most)
         cdef int threads = most
-        while first < n:
+        while first < n and done < WORK_BETWEEN_SIGNALS:
             some = evenly(n - first, block)     # no short last one, of which a way may be another
             if tuner != NULL:
                 threads, begin = threads_for(tuner, most, work >= SURE_WORK), seconds_now()
             self.predict_rows(arena, <const real *>(x + first * self.n_in * self.itemsize),
                               <real *>(y + first * self.n_out * self.itemsize), some, threads)
             first += some
+            done += self.work * some
             if tuner != NULL:
                 end = seconds_now()
                 took(tuner, end - begin, some, end)
+        return first
 
     def finite(self):
         """Return whether all parameters are."""
@@ -1310,8 +1371,7 @@ cdef class Engine:
             Another thread trains the network.
         MemoryError
         """
-        if self.use.writing:
-            raise RuntimeError("this network is being trained by another thread")
+        self.use.check_reading()
         self.use.reading += 1               # also while memory is made
         try:
             return self.measured(x, target, sample_weight, objective, accuracy, scores)
@@ -1327,7 +1387,7 @@ cdef class Engine:
         cdef cnp.ndarray own_labels = np.empty(block, np.intp)
         cdef const real *found
         cdef Batch b = Batch(NULL, NULL, NULL, NULL, 0)
-        cdef double total = 0, shares = 0, share
+        cdef double total = 0, shares = 0, share, work = 0
         cdef cnp.ndarray at
         cdef Caller caller
         self.reserve_targets(block, sample_weight is not None or objective.takes_rows)
@@ -1359,16 +1419,24 @@ cdef class Engine:
                 correct += self.right_answers(objective, found, &b, 0, some)
             leave(caller)
             first += some
+            work += (self.work + PER_ENTRY * self.n_out) * some
+            if work > WORK_BETWEEN_SIGNALS and first < n:
+                work = 0
+                PyErr_CheckSignals()
         return OUTCOMES[FINE], total, shares, correct
 
 
 cdef class Forward:
-    """A network for prediction alone, with packed weights of its own; arguments as of `Engine`."""
+    """A network for prediction alone, with packed weights of its own; arguments as of `Engine`.
+
+    A subclass may take `more`.
+    """
 
     cdef Engine engine
     cdef tuple arguments
 
-    def __init__(self, list operations, cnp.ndarray parameters, bint flattens, int n_threads):
+    def __cinit__(self, list operations, cnp.ndarray parameters not None, bint flattens,
+                  int n_threads, *more):
         parameters = parameters.copy()
         parameters.flags.writeable = False
         self.arguments = operations, parameters, flattens, n_threads

@@ -43,12 +43,18 @@ class Samples:
     """Samples with targets and weights, checked.
 
     With `prepare` they lie in a memory map of another type, and are converted some rows at a time.
+    Arrays are views of the caller's, whose shape and dtype may change while a fit goes on.
     """
 
     x: Any
     y: Any
     weights: np.ndarray | None
     prepare: Prepare | None = None
+
+    def __post_init__(self) -> None:
+        self.x, self.y = self.x[:], self.y[:]
+        if self.weights is not None:
+            self.weights = self.weights[:]
 
     def __len__(self) -> int:
         return len(self.x)

@@ -92,6 +92,11 @@ def _weights_of_classes(
     return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
 
 
+def _columns(scores: np.ndarray) -> int:
+    """Return how many outputs there are in a row, which layers of one's own may give as numbers."""
+    return int(scores.shape[1]) if scores.ndim > 1 else 1
+
+
 def _value(loss: Any, scores: np.ndarray, y: Any, weights: Any) -> float:
     """Return the loss; somebody's own may take no weights."""
     value: float = (loss.forward(scores, y) if weights is None
@@ -251,7 +256,7 @@ class Trainer:
         """Return the number of outputs, which layers of somebody's own have to be asked for."""
         if self._engine is not None:
             return self._engine.n_out
-        return int(self._network.predict(x[:1]).shape[1])
+        return _columns(self._network.predict(x[:1]))
 
     def _target(self, target: Any, n: int, n_out: int) -> np.ndarray:
         """Return the target of n samples as the losses take it, checked."""
@@ -311,8 +316,7 @@ class Trainer:
 
     def step(self, x: Any, y: Any, sample_weight: Any, update: bool) -> float:
         """Take one step on a batch, and return its mean loss: `Sequential.train_step`."""
-        self._use.begin()
-        try:
+        with self._use.training:
             if self._engine is None or not self._native:
                 return self._step_by_layers(x, y, sample_weight, "", update)[0]
             x = self._engine.inputs(x)
@@ -326,8 +330,6 @@ class Trainer:
             if outcome != "fine":
                 raise self.failure(outcome, value, "")
             return value
-        finally:
-            self._use.end()
 
     @property
     def runs_epochs(self) -> bool:
@@ -424,11 +426,10 @@ class Trainer:
     ) -> tuple[float, np.ndarray, Any, Any]:
         """Take a step by calling each layer; return the loss, the scores, target and weights."""
         loss = self.loss
-        self._use.begin(True)
-        try:
+        with self._use.exclusive:
             scores = self._network.forward(x)
             if y is not None and loss.__class__ in LOSSES.values():
-                y = self._target(y, len(scores), scores.shape[1])
+                y = self._target(y, len(scores), _columns(scores))
                 weights = self._weights(weights, None, y)
             value = _value(loss, scores, y, weights)
             if not math.isfinite(value):
@@ -443,8 +444,6 @@ class Trainer:
                 self._update_by_layers(pending, value, place)
             else:
                 self._pending = pending
-        finally:
-            self._use.end(True)
         return value, scores, y, weights
 
     def _gathered(self, share: float) -> _Pending:
@@ -495,9 +494,10 @@ class Trainer:
         """Return the optimizer for the next steps, with its states in buffers like the parameters'.
         """
         optimizer, known = self.optimizer, self._steps
+        rates = None if optimizer.constant else optimizer.rates(steps)  # schedules may set options
         if known is not None and known[0] == optimizer.version:
-            if not optimizer.constant:
-                known[1].rates = optimizer.rates(steps)
+            if rates is not None:
+                known[1].rates = rates
             return known[1]
         operations = self._network._operations
         uses, size = optimizer._uses, operations.size
@@ -514,7 +514,8 @@ class Trainer:
                           for view in views)
                     for i in range(len(places))])
         found = _engine.Steps(
-            optimizer.rule, (first, second, third), optimizer.rates(steps),
+            optimizer.rule, (first, second, third),
+            optimizer.rates(steps) if rates is None else rates,
             math.inf if optimizer.clip_value is None else optimizer.clip_value,
             math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
             optimizer.decay_vectors, optimizer.taken, **optimizer.numbers())
@@ -527,8 +528,9 @@ class Trainer:
         """Return what there is to say about samples."""
         tally = self.tally()
         rows = len(samples) if samples.prepare is None else lazy_rows(samples.x)
-        for x, y, weights, _ in samples.portions(max(1, rows)):
-            self._measure_some(x, y, weights, tally)
+        with self._use:                     # all of them with the same parameters
+            for x, y, weights, _ in samples.portions(max(1, rows)):
+                self._measure_some(x, y, weights, tally)
         return tally
 
     def _measure_some(

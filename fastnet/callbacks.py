@@ -176,11 +176,10 @@ class EarlyStopping(Callback):
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Put the best parameters back."""
         if self._best_weights is not None:
-            self.model._use.begin(True)
-            for (_, parameter, _), best in zip(
-                    self.model.parameters(), self._best_weights, strict=True):
-                parameter[...] = best
-            self.model._use.end(True)
+            with self.model._use.exclusive:
+                for (_, parameter, _), best in zip(
+                        self.model.parameters(), self._best_weights, strict=True):
+                    parameter[...] = best
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best figure, its epoch and parameters, and how long there was no better."""

@@ -249,10 +249,17 @@ class Sequential(Layer):
     ValueError
         No layers; widths that do not fit; different dtypes; a layer twice, or of another network;
         `n_threads` below 1.
+    RuntimeError
+        A network among the layers is in use; or this one is made already.
     """
 
+    _use: _engine.Use       # shared with the networks inside
+
     def __init__(self, layers: Sequence[Any], n_threads: int | None = None) -> None:
-        if hasattr(layers, "forward") or isinstance(layers, (str, bytes)):
+        if "_use" in vars(self):
+            raise RuntimeError("a network is made once: make another one")
+        if (hasattr(layers, "forward") or isinstance(layers, (str, bytes))
+                or not isinstance(layers, Iterable)):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
         self._layers = tuple(layers)
         if not self._layers:
@@ -273,25 +280,30 @@ class Sequential(Layer):
         self._current_fit: Fitting | None = None
         self.stop_training = False
         self._rng: np.random.Generator | None = None
-        self._use = _engine.Use()
-        for layer in every:
-            if isinstance(layer, Sequential):
-                layer._use = self._use
         self._operations: _Operations | None = None
         self._engine: _engine.Engine | None = None
         self.n_threads = n_threads
+        use = _engine.Use()
         if (any(type(layer) is Dense for layer in every)
                 and all(map(_native, every))):
-            self._join()
+            self._join(use)
         owner = weakref.ref(self)
+        for layer in (self, *every):
+            if isinstance(layer, Sequential):
+                layer._use = use
         for layer in every:
             _networks[layer] = owner
             if isinstance(layer, Sequential):
                 layer._trainer = None           # now this network trains it
 
     def _check_free(self, every: list[Any]) -> None:
-        """ValueError for a layer of another network, unless this network takes that one in."""
+        """ValueError for a layer of another network, unless this network takes that one in.
+
+        RuntimeError where that one is in use.
+        """
         for layer in every:
+            if isinstance(layer, Sequential):
+                layer._use.check_free()
             owner = _network_of(layer)
             if owner is not None and not any(owner is other for other in every):
                 raise ValueError(f"{layer!r} belongs to another network already")
@@ -332,25 +344,30 @@ class Sequential(Layer):
 
         follow(self._layers, None)
 
-    def _join(self) -> None:
+    def _join(self, use: _engine.Use) -> None:
         """Move all parameters into one buffer, and let the engine know them."""
         operations = _Operations(self._layers, self._dtype, self._in_features())
         parameters = _engine.aligned_zeros(operations.size, self._dtype)
         gradients = _engine.aligned_zeros(operations.size, self._dtype)
+        ready = [(network, network._engine_of(parameters[part], gradients[part], use))
+                 for network, part in [(self, slice(None)), *operations.inner]]
         places = zip(operations.views(parameters), operations.views(gradients), strict=True)
         for (layer, _), (values, grads) in zip(operations.weighted, places, strict=True):
             layer._move(list(zip(values, grads, strict=True)))
-        self._bind(parameters, gradients)
-        for network, part in operations.inner:
-            network._bind(parameters[part], gradients[part])
+        for network, (own, buffer, engine) in ready:
+            network._operations, network._parameters, network._engine = own, buffer, engine
+            network.n_threads = network._n_threads
 
-    def _bind(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
-        """Work on these buffers, which hold the layers' parameters one after the other."""
-        self._operations = _Operations(self._layers, self._dtype, self._in_features())
-        self._parameters = parameters
-        self._engine = _engine.Engine(
-            self._operations.list, parameters, gradients, self._flattens(), use=self._use)
-        self.n_threads = self._n_threads
+    def _engine_of(
+        self, parameters: np.ndarray, gradients: np.ndarray, use: _engine.Use
+    ) -> tuple[_Operations, np.ndarray, _engine.Engine]:
+        """Return operations, parameters and the engine that works on these buffers.
+
+        They are to hold the layers' parameters one after the other.
+        """
+        operations = _Operations(self._layers, self._dtype, self._in_features())
+        return operations, parameters, _engine.Engine(
+            operations.list, parameters, gradients, self._flattens(), use=use)
 
     def _in_features(self) -> int:
         """Return the width of the first layer that has one."""
@@ -400,17 +417,39 @@ class Sequential(Layer):
         """Return the last layer's output; every layer remembers what backward needs."""
         *first, last = self._layers
         check_apart(out, x, "the input")
+        self._check_apart_from_parameters(out)
         y = x
         with self._use:
             for layer in first:
                 y = layer.forward(y)
             y = last.forward(y) if out is None else last.forward(y, out)
-        return np.asarray(y)
+        return self._output(y, out)
+
+    def _output(self, found: Any, out: np.ndarray | None) -> np.ndarray:
+        """Return what the last layer gave, which may be somebody's own, in `out` if there is one.
+
+        TypeError where that is no array.
+        """
+        y = np.asarray(found)
+        if y.ndim == 0 or y.dtype.kind not in "fiub":
+            raise TypeError(f"{self._layers[-1]!r} must give an array of numbers with a row for "
+                            f"each sample, got {found!r:.100}")
+        if out is None or y is out:
+            return y
+        out[...] = y
+        return out
+
+    def _check_apart_from_parameters(self, out: np.ndarray | None) -> None:
+        if out is not None:
+            for name, value, gradient in self.parameters():
+                check_apart(out, value, name)
+                check_apart(out, gradient, f"the gradient of {name}")
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the layers get their parameters' gradients."""
         first, *others = self._layers
         check_apart(out, dy, "dY")
+        self._check_apart_from_parameters(out)
         dx = dy
         with self._use:
             for layer in reversed(others):
@@ -466,12 +505,9 @@ class Sequential(Layer):
         if isinstance(trainer.loss, BinaryCrossEntropy) and self._ends_in(Sigmoid):
             raise ValueError("BinaryCrossEntropy takes raw scores, but the network ends in a "
                              "Sigmoid: leave that out; predict_proba gives probabilities")
-        self._use.begin()
-        try:
+        with self._use.training:
             trainer.forget_pending()
             self._trainer = trainer
-        finally:
-            self._use.end()
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -688,7 +724,7 @@ class Sequential(Layer):
                 samples, validation = samples.split(validation_split)
             if shuffle:
                 orders = self._orders(rng)
-                if rng is not None and not isinstance(rng, np.random.Generator):
+                if rng is not None and not isinstance(rng, np.random.Generator) and done < epochs:
                     for _ in range(done):
                         orders.permutation(len(samples))
             # The engine takes large batches in blocks, so there is nothing to gather.
@@ -704,22 +740,21 @@ class Sequential(Layer):
             x_val, y_val, *more = validation_data
             validation = trainer.samples(x_val, y_val, (more or [None])[0], None, others)
         progress = [Progress()] if verbose else []
-        self._use.begin()
-        before = self._current_fit          # a callback may fit as well
-        try:
-            trainer.forget_pending()
-            self.stop_training = False
-            fitting = self._current_fit = (
-                Fitting if ranks is None else partial(SharedFitting, ranks, split))(
-                self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
-                orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
-            return fitting.run()
-        finally:
-            self._current_fit = before
-            trainer.forget_pending()
-            self._use.end()
-            for bar in progress:
-                bar.close()
+        with self._use.training:
+            before = self._current_fit          # a callback may fit as well
+            try:
+                trainer.forget_pending()
+                self.stop_training = False
+                fitting = self._current_fit = (
+                    Fitting if ranks is None else partial(SharedFitting, ranks, split))(
+                    self, trainer, source, validation, rows=batch_size, epochs=epochs, epoch=done,
+                    orders=orders, parts=parts, callbacks=[*own_callbacks, *progress])
+                return fitting.run()
+            finally:
+                self._current_fit = before
+                trainer.forget_pending()
+                for bar in progress:
+                    bar.close()
 
     def _orders(self, rng: int | np.random.Generator | None) -> np.random.Generator:
         """Return the generator that is asked for, or the network's own."""
@@ -792,23 +827,30 @@ class Sequential(Layer):
             return self._engine.predict(x, out)
         *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
         check_apart(out, x, "the input")
+        self._check_apart_from_parameters(out)
         y = x
         with self._use:
             for predict in first:
                 y = predict(y)
-            return np.asarray(last(y) if out is None else last(y, out))
+            y = last(y) if out is None else last(y, out)
+        return self._output(y, out)
 
     def _predict_map(self, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """Predict a memory map of another type, some rows at a time."""
         parts = max(1, len(x) // max(64, lazy_rows(x)))     # not so few that another way is quicker
         ends = [len(x) * part // parts for part in range(1, parts + 1)]
-        first = self.predict(np.asarray(x[:ends[0]]))
-        if isinstance(out, np.ndarray) and out.shape != (len(x), first.shape[1]):
-            raise ValueError(f"out must have shape {(len(x), first.shape[1])}, got {out.shape}")
-        y = np.empty((len(x), first.shape[1]), first.dtype) if out is None else out
-        for start, end in pairwise([0, *ends]):
-            self.predict(np.asarray(x[start:end]), y[start:end])
-        return y
+        with self._use:
+            first = self.predict(np.asarray(x[:ends[0]]))
+            shape = len(x), first.shape[1]
+            if out is None:
+                out = np.empty(shape, first.dtype)
+            if not isinstance(out, np.ndarray):
+                raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+            if out.shape != shape:
+                raise ValueError(f"out must have shape {shape}, got {out.shape}")
+            for start, end in pairwise([0, *ends]):
+                self.predict(np.asarray(x[start:end]), out[start:end])
+        return out
 
     @property
     def trainable(self) -> bool:
@@ -926,11 +968,8 @@ class Sequential(Layer):
             The network is in use by another thread.
             Whatever is raised, nothing has changed.
         """
-        self._use.begin(True)
-        try:
+        with self._use.exclusive:
             _torch.load(dict(_torch.named_parameters(_torch.unfolded(self._layers))), state)
-        finally:
-            self._use.end(True)
 
     def to_torch(self) -> Any:
         """Return the network as a `torch.nn.Sequential`, with copies of the parameters.
@@ -1106,8 +1145,7 @@ class Sequential(Layer):
         fit = self._current_fit if state["fit"] is not None else None
         if fit is not None:
             fit.check_state(state["fit"])
-        self._use.begin(True)
-        try:
+        with self._use.exclusive:
             if self._trainer is not None and state["optimizer"] is not None:
                 self._trainer.optimizer._set_state(self._layers, state["optimizer"])
                 self._trainer.restart()
@@ -1117,8 +1155,6 @@ class Sequential(Layer):
                 value[...] = state["parameters"][name]
             for layer, one in zip(dropouts, seen, strict=True):
                 layer._seen[:] = one
-        finally:
-            self._use.end(True)
 
     # ---- Looking at it -------------------------------------------------------------------------
 
@@ -1180,8 +1216,8 @@ class Sequential(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy layers and how to train them; buffers are made anew."""
-        self._use.begin()                       # refused while another thread trains
-        self._use.end()
+        with self._use.training:                # refused while another thread does
+            pass
         how = None if self._trainer is None else self._trainer.arguments()
         return {"_layers": self._layers, "_rng": self._rng, "how": how,
                 "n_threads": self._n_threads}
@@ -1210,8 +1246,7 @@ class Predictor(_engine.Forward):
         self, operations: list[dict[str, Any]], parameters: np.ndarray, flattens: bool,
         n_threads: int, head: _Head,
     ) -> None:
-        super().__init__(operations, parameters, flattens, n_threads)
-        self._head = head
+        self._head = head               # the others go to `__new__`
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities: as `Sequential.predict_proba`."""

@@ -477,11 +477,8 @@ class _MLP(BaseMultilayerPerceptron):
         for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight),
                             ("X_val", X_val), ("y_val", y_val)):
             _check_unmasked(value, name)
-        self._use.begin(True)
-        try:
+        with self._use.exclusive:
             return self._fit_alone(X, y, sample_weight, incremental, validation, ranks)
-        finally:
-            self._use.end(True)
 
     def _fit_alone(
         self, X: Any, y: Any, sample_weight: Any, incremental: bool,
@@ -566,11 +563,8 @@ class _MLP(BaseMultilayerPerceptron):
             return False
         target = labels if self.out_activation_ == "softmax" else self._target(labels)
         tally = quick.trainer.tally()
-        self._use.begin(True)
-        try:
+        with self._use.exclusive:
             quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
-        finally:
-            self._use.end(True)
         if quick.trainer.diverged:
             raise ValueError(NOT_FINITE)
         self.n_iter_ = 0

@@ -21,6 +21,7 @@ import pytest
 
 import fastnet as fn
 from fastnet import _engine
+from fastnet._trainer import Trainer
 
 REFUSED = "this network is (in use|being trained) by another thread"
 
@@ -520,3 +521,142 @@ def test_batches_that_fail_leave_the_last_finished_step():
     for first in (0, 64):
         twin.train_step(X[first:first + 64], Y[first:first + 64])
     assert bits(net) == bits(twin) and net.optimizer.steps == 2
+
+
+# ---- Locks that nobody holds any more ----------------------------------------------------------
+
+def test_54_interrupts_at_any_moment_leave_the_network_free():
+    """Of steps so short that many come between the calls in which a thread says what it does."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    net, x, y = make(width=4), *data(4)
+    state = net.state_dict()
+    calls = [lambda: net.train_step(x, y), lambda: net.load_state_dict(state),
+             lambda: net.predict(x), lambda: net.evaluate(x, y),
+             lambda: net.fit(x, y, batch_size=2, verbose=0)]
+    delays = np.random.default_rng(0).uniform(1e-4, 4e-4, 300)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number, delay in enumerate(delays):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                while True:
+                    calls[number % len(calls)]()
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    net._use.check_free()
+    with ThreadPoolExecutor(1) as pool:
+        for call in calls:
+            pool.submit(call).result()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@pytest.mark.parametrize("call", [
+    lambda net, x, y: net.fit(x[:32], y[:32], epochs=10**6, verbose=0, validation_data=(x, y)),
+    lambda net, x, y: net.evaluate(x, y), lambda net, x, y: net.predict(x)],
+    ids=["validation", "evaluate", "predict"])
+def test_54_what_measures_and_predicts_is_interrupted_too(call):
+    """It would take seconds."""
+    def interrupt(*_):
+        nonlocal at
+        at = time.perf_counter()
+        raise KeyboardInterrupt
+
+    at = 0.0
+    net = make(width=1000)
+    x = np.zeros((100_000, 8), "f4")
+    y = np.zeros(len(x), int)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    late = []
+    try:
+        for _ in range(3):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            began = time.perf_counter()
+            with pytest.raises(KeyboardInterrupt):
+                call(net, x, y)
+            late.append(time.perf_counter() - began - 0.1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert min(late) < 0.1, f"{min(late):.3f} s late"
+    assert np.isfinite(net.train_step(x[:4], y[:4]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("in_a_call", [False, True])
+def test_52_a_fork_while_another_thread_trains(in_a_call):
+    """The child lacks that thread, and what it has begun does not keep others out."""
+    net = make(width=1000 if in_a_call else 64)
+    x, y = data(4096)
+    stop = threading.Event()
+
+    class Waits(fn.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            begun.set()
+            if not in_a_call:
+                stop.wait()
+            self.model.stop_training = stop.is_set()
+
+    begun = threading.Event()
+    thread = threading.Thread(target=lambda: net.fit(
+        x, y, epochs=10**6, batch_size=32, verbose=0, callbacks=[Waits()]))
+    thread.start()
+    begun.wait()
+    time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            net.predict(x)
+            net.train_step(x[:32], y[:32])
+            net.fit(x[:64], y[:64], verbose=0)
+            copy.deepcopy(net).compile()
+            net._use.check_free()
+            status = 0
+        finally:
+            os._exit(status)
+    stop.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_51_a_memory_map_is_measured_with_the_parameters_of_one_step(tmp_path, monkeypatch):
+    """Of another type, it is taken in many portions, between which nobody trains."""
+    net, (x, y) = make(), data(64)
+    np.save(tmp_path / "x.npy", np.ones((300_000, 8)))
+    rows = np.load(tmp_path / "x.npy", mmap_mode="r")
+    zeros = np.zeros(len(rows), int)
+    done, refused, taken, steps = threading.Event(), 0, 0, []
+    measure = Trainer._measure_some
+    monkeypatch.setattr(Trainer, "_measure_some", lambda trainer, *portion: (
+        steps.append(net.optimizer.steps), measure(trainer, *portion)))
+
+    def train():
+        nonlocal refused, taken
+        while not done.is_set():
+            try:
+                net.train_step(x, y)
+                taken += 1
+            except RuntimeError:
+                refused += 1
+            time.sleep(1e-4)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        found = []
+        for _ in range(4):
+            found.append(net.predict(rows))
+            time.sleep(0.02)
+        net.evaluate(rows, zeros)
+    finally:
+        done.set()
+        thread.join()
+    assert taken and refused
+    assert all((one == one[0]).all() for one in found)
+    assert len(steps) > 1 and len(set(steps)) == 1

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import gc
 import pickle
+import signal
 import sys
 import threading
 
@@ -1379,3 +1380,195 @@ def test_49_a_learning_rate_beyond_float32_changes_nothing():
     for call in (net.train_step, lambda x, y: net.fit(x, y, verbose=0)):
         with unchanged(net), pytest.raises(ValueError, match="for float32, got 1e"):
             call(x, y)
+
+
+# ---- What would leave half of something behind -------------------------------------------------
+
+def small(optimizer=None, **options):
+    net = fn.Sequential([fn.Dense(4, 8, rng=0), fn.ReLU(), fn.Dense(8, 3, rng=1)])
+    net.compile(optimizer or fn.SGD(0.1, 0.9), **options)
+    return net
+
+
+X20 = np.random.default_rng(0).normal(size=(20, 4)).astype("f4")
+Y20 = np.arange(20) % 3
+
+
+class Calls(fn.callbacks.Callback):
+    """Calls something in the middle of a fit."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.call()
+
+
+def test_a_network_is_made_once():
+    net = small()
+    before = net.layers
+    for again in (lambda: net.__init__([fn.Dense(5, 2)]),
+                  lambda: net.__setstate__(small().__getstate__())):
+        with pytest.raises(RuntimeError, match="made once"):
+            again()
+        with pytest.raises(RuntimeError, match="made once"):
+            net.fit(X20, Y20, epochs=2, verbose=0, callbacks=[Calls(again)])
+    assert net.layers is before
+    assert np.isfinite(net.train_step(X20, Y20))
+
+
+def test_a_network_is_not_taken_into_another_one_while_it_is_in_use():
+    net = small()
+    with pytest.raises(RuntimeError, match="in use"):
+        net.fit(X20, Y20, epochs=2, verbose=0,
+                callbacks=[Calls(lambda: fn.Sequential([net, fn.Dense(3, 3)]))])
+    outer = fn.Sequential([net, fn.Dense(3, 3)])
+    outer.compile()
+    assert np.isfinite(outer.train_step(X20, Y20))
+
+
+@pytest.mark.parametrize("make", [
+    lambda inner: fn.Sequential([inner, fn.Dense(3, 2)], n_threads=0),
+    lambda inner: fn.Sequential([inner, fn.Residual([fn.Dense(3, 2)])]),
+    lambda inner: fn.Sequential([inner, fn.Dense(4, 2)])])
+def test_a_network_that_was_refused_leaves_those_inside_as_they_were(make):
+    inner = small()
+    use, predicted = inner._use, inner.predict(X20).tobytes()
+    with pytest.raises(ValueError):
+        make(inner)
+    assert inner._use is use
+    assert inner.predict(X20).tobytes() == predicted
+    assert np.isfinite(inner.train_step(X20, Y20))
+
+
+def test_a_predictor_needs_what_it_is_made_of():
+    kind = type(small().frozen())
+
+    class Empty(kind):
+        def __init__(self):
+            pass
+
+    for make in (lambda: kind.__new__(kind), Empty, lambda: kind([], np.zeros(3, "f4"), False, 1,
+                                                                None)):
+        with pytest.raises((TypeError, ValueError)):
+            make()
+    frozen = small().frozen()
+    expected = frozen.predict(X20).tobytes()
+    with contextlib.suppress(TypeError):
+        frozen.__init__([], np.zeros(3, "f4"), False, 1, None)
+    assert frozen.predict(X20).tobytes() == expected
+
+
+def test_momentum_that_a_schedule_sets_counts_from_the_next_step():
+    def losses(sets):
+        optimizer = fn.SGD(0.1)
+
+        def schedule(step):
+            if sets and step >= 2 and optimizer.momentum == 0:
+                optimizer.momentum = 0.9
+            return 0.1
+
+        optimizer.lr = schedule
+        net = small(optimizer)
+        found = []
+        for step in range(8):
+            if not sets and step == 2:
+                optimizer.momentum = 0.9
+            found.append(net.train_step(X20, Y20))
+        return found
+
+    assert losses(True) == losses(False)
+
+
+def test_a_step_that_is_refused_does_not_change_the_fit_around_it():
+    """By a signal's handler, in the middle of a native call."""
+    x = np.random.default_rng(0).normal(size=(19200, 64)).astype("f4")
+    y = np.arange(19200) % 3
+
+    def fitted(interrupts):
+        net = fn.Sequential([fn.Dense(64, 512, rng=0), fn.ReLU(), fn.Dense(512, 3, rng=1)])
+        net.compile(fn.Adam(1e-3))
+        refused = []
+
+        def step(*_):
+            try:
+                net.train_step(x[:64], y[:64])
+            except RuntimeError:
+                refused.append(1)
+
+        before = signal.signal(signal.SIGALRM, step)
+        try:
+            if interrupts:
+                signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            net.fit(x, y, batch_size=64, verbose=0, shuffle=False)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        return [value.tobytes() for _, value, _ in net.parameters()], bool(refused)
+
+    alone, _ = fitted(False)
+    others, refused = fitted(True)
+    assert refused and others == alone
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_arrays_that_get_another_shape_in_the_middle_of_a_fit(own):
+    """The fit goes on with what it was given."""
+    def fitted(changes):
+        y, y_val = Y20.copy(), Y20.copy()
+
+        def change():
+            y.shape, y_val.shape = (-1, 1), (-1, 1)
+
+        net = fn.Sequential([fn.Dense(4, 8, rng=0), *([Own()] if own else []),
+                             fn.Dense(8, 3, rng=1)])
+        net.compile()
+        return net.fit(X20, y, batch_size=7, epochs=4, rng=0, verbose=0,
+                       validation_data=(X20, y_val),
+                       callbacks=[Calls(change)] if changes else []).curves
+
+    assert fitted(True) == fitted(False)
+
+
+class Own(fn.Identity):
+    """A layer of somebody's own, which takes no `out` into account."""
+
+    def forward(self, x, out=None):
+        return np.asarray(x) + 0
+
+    def backward(self, dy, out=None):
+        return np.asarray(dy)
+
+
+def test_outputs_that_are_parameters():
+    for layers in ([fn.Dense(3, 3, rng=0), fn.Dense(3, 3, rng=1)],
+                   [fn.Dense(3, 3, rng=0), fn.Dense(3, 3, rng=1), Own()]):
+        net = fn.Sequential(layers)
+        x = np.ones((3, 3), "f4")
+        before = net.layers[0].weight.copy()
+        net.forward(x)
+        for call in (net.forward, net.predict, net.backward):
+            with pytest.raises(ValueError, match="overlap"):
+                call(x, out=net.layers[0].weight)
+        assert np.array_equal(net.layers[0].weight, before)
+        out = np.zeros((3, 3), "f4")
+        assert net.predict(x, out) is out and out.tobytes() == net.predict(x).tobytes()
+
+
+@pytest.mark.parametrize("gives", [None, "text", [["a"]], {}])
+def test_layers_that_give_no_array(gives):
+    class Gives(Own):
+        def forward(self, x, out=None):
+            return gives
+
+    net = fn.Sequential([fn.Dense(4, 3), Gives()])
+    net.compile()
+    for call in (lambda: net.predict(X20), lambda: net.train_step(X20, Y20),
+                 lambda: net.fit(X20, Y20, verbose=0), lambda: net.predict_labels(X20)):
+        with pytest.raises(TypeError, match="must give an array of numbers"):
+            call()
+
+
+def test_epochs_that_are_done_already_cost_nothing():
+    net = small()
+    assert net.fit(X20, Y20, rng=0, initial_epoch=10**12, verbose=0).epoch == []
