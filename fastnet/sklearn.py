@@ -67,6 +67,7 @@ NOT_FINITE = ("Solver produced non-finite parameter weights. The input data may 
 KEPT_LOSSES = 1000      # of the latest calls of partial_fit, so that memory does not grow
 ACTIVATIONS = {"logistic": "sigmoid"}           # their word and ours
 THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
+UNKEPT = ("_quick", "_in_use", "_has_stepped")      # attributes that copies do without
 
 
 # ---- Conventions -------------------------------------------------------------------------------
@@ -376,6 +377,8 @@ class _MLP(BaseMultilayerPerceptron):
     label_smoothing = 0.0
     class_weight: Any = None
     _random_state: np.random.RandomState
+    _quick: _Quick | None
+    _has_stepped: bool                          # in the fit under way
 
     # ---- From words to a network ---------------------------------------------------------------
 
@@ -473,12 +476,25 @@ class _MLP(BaseMultilayerPerceptron):
         self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False,
         validation: tuple[Any, Any] | None = None, ranks: Ranks | None = None,
     ) -> Any:
+        """Fit; what fails before the first step leaves the estimator as it was."""
         X_val, y_val = validation or (None, None)
         for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight),
                             ("X_val", X_val), ("y_val", y_val)):
             _check_unmasked(value, name)
         with self._use.exclusive:
-            return self._fit_alone(X, y, sample_weight, incremental, validation, ranks)
+            before, self._has_stepped = dict(vars(self)), False
+            try:
+                return self._fit_alone(X, y, sample_weight, incremental, validation, ranks)
+            except BaseException:
+                if not self._has_stepped:
+                    self._put_back(before)
+                raise
+
+    def _put_back(self, attributes: dict[str, Any]) -> None:
+        """Have these attributes again, and no others."""
+        for name in vars(self).keys() - attributes.keys():
+            delattr(self, name)
+        self.__dict__.update(attributes)
 
     def _fit_alone(
         self, X: Any, y: Any, sample_weight: Any, incremental: bool,
@@ -566,6 +582,7 @@ class _MLP(BaseMultilayerPerceptron):
         with self._use.exclusive:
             quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
         if quick.trainer.diverged:
+            self._quick = None                  # the next call begins with another trainer
             raise ValueError(NOT_FINITE)
         self.n_iter_ = 0
         quick.books.n = len(X)
@@ -593,7 +610,7 @@ class _MLP(BaseMultilayerPerceptron):
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, incremental: bool,
         validation: tuple[Any, Any] | None, ranks: Ranks | None,
     ) -> None:
-        self._quick: _Quick | None = None
+        self._quick = None
         factor, self._report, penalty = self._scales()
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._make_optimizer(factor)
@@ -612,7 +629,6 @@ class _MLP(BaseMultilayerPerceptron):
         loss = self._loss_of_training()
         trainer = _Trainer(self.network_, self._optimizer, loss, self.alpha, penalty * self.alpha,
                            ranks is not None)
-        self.network_._trainer = trainer
         self.n_iter_ = 0
         self.validation_loss_curve_: list[float] = []
         trainer.constants = self._constants(target)
@@ -622,9 +638,11 @@ class _MLP(BaseMultilayerPerceptron):
             epochs=1 if incremental else self.max_iter, epoch=0,
             orders=_Orders(self._random_state, n) if self.shuffle else None, parts=1,
             callbacks=[books, *check_callbacks(self.callbacks or ())])
+        self.network_._trainer, self.history_ = trainer, fitting.history
         self.network_._current_fit, self.network_.stop_training = fitting, False
+        steps = self._optimizer.steps
         try:
-            self.history_ = fitting.run()
+            fitting.run()
         except KeyboardInterrupt:
             if ranks is not None:
                 raise
@@ -632,8 +650,9 @@ class _MLP(BaseMultilayerPerceptron):
         except FloatingPointError:
             if ranks is None:                   # somebody else's
                 raise
-            self.history_, trainer.diverged = fitting.history, True
+            trainer.diverged = True
         finally:
+            self._has_stepped = self._optimizer.steps != steps
             self.network_._current_fit = None
         if ranks is not None:
             self._share_books(ranks)
@@ -765,7 +784,7 @@ class _MLP(BaseMultilayerPerceptron):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_quick", "_in_use")}
+        return {name: value for name, value in state.items() if name not in UNKEPT}
 
     def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
         """Minimise the loss of all samples at once, by SciPy."""
@@ -796,6 +815,7 @@ class _MLP(BaseMultilayerPerceptron):
                 for value, of_sum, decays in arrays]
             return (loss + constant) * report, np.concatenate(gradient)
 
+        self._has_stepped = True
         found = scipy.optimize.minimize(
             loss_and_gradient,
             np.concatenate([value.ravel() for value, _, _ in arrays]).astype(np.float64),

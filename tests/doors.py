@@ -5,7 +5,6 @@ the tests themselves.
 """
 
 import contextlib
-import copy
 import io
 import warnings
 
@@ -111,22 +110,50 @@ def make_estimator(kind="MLPClassifier", y=None, **options):
     return quiet(lambda: model.fit(X, Y if y is None else y))
 
 
-def through_estimators(x):
-    """Yield each door as its name and a call of it with `x` as inputs."""
-    for kind, answers in (("MLPClassifier", Y), ("MLPRegressor", X[:, 0])):
-        model = make_estimator(kind, answers)
+def estimator_state(model):
+    """Everything that a refused call must leave as it was."""
+    kept = {name: value for name, value in vars(model).items() if name.endswith("_")}
+    arrays = [*model.coefs_, *model.intercepts_]
+    return ([array.tobytes() for array in arrays], model.predict(X).tobytes(),
+            {name: repr(kept[name]) for name in sorted(kept) if name not in ("coefs_", "network_",
+                                                                             "intercepts_")})
+
+
+FITS = {
+    "fit": lambda m, x, y, weights=None: m.fit(x, y, weights),
+    "partial_fit": lambda m, x, y, weights=None: m.partial_fit(x, y, weights),
+    "fit after warm_start": lambda m, x, y, weights=None: m.set_params(
+        warm_start=True).fit(x, y, weights),
+    "fit by lbfgs": lambda m, x, y, weights=None: m.set_params(solver="lbfgs").fit(x, y, weights),
+}
+ANSWERS = {"MLPClassifier": Y, "MLPRegressor": X[:, 0]}
+
+
+def through_estimators(x, **options):
+    """Yield each door as its name, an estimator, and a call of it with `x` as inputs."""
+    for kind, answers in ANSWERS.items():
         y = answers[np.arange(len(x)) % N] if hasattr(x, "__len__") else answers[:1]
-        doors = {"fit": lambda m, x, y: copy.deepcopy(m).fit(x, y),
-                 "partial_fit": lambda m, x, y: copy.deepcopy(m).partial_fit(x, y),
+        doors = {**FITS,
                  "predict": lambda m, x, y: m.predict(x),
                  "score": lambda m, x, y: m.score(x, y),
-                 "fit with these for validation": lambda m, x, y, of=answers: copy.deepcopy(
-                     m).fit(X, of, X_val=x, y_val=y)}
+                 "fit with these for validation": lambda m, x, y, of=answers: m.fit(
+                     X, of, X_val=x, y_val=y)}
         if kind == "MLPClassifier":
             doors["predict_proba"] = lambda m, x, y: m.predict_proba(x)
+            doors["predict_log_proba"] = lambda m, x, y: m.predict_log_proba(x)
         for name, door in doors.items():
-            yield f"{kind}.{name}", (
+            model = make_estimator(kind, answers, **options)
+            yield f"{kind}.{name}", model, (
                 lambda model=model, door=door, y=y: quiet(lambda: door(model, x, y)))
+
+
+def weights_through_estimators(weights, **options):
+    """Likewise with `weights` as sample_weight."""
+    for kind, answers in ANSWERS.items():
+        for name, door in FITS.items():
+            model = make_estimator(kind, answers, **options)
+            yield f"{kind}.{name}", model, (
+                lambda model=model, door=door, y=answers: quiet(lambda: door(model, X, y, weights)))
 
 
 # ---- The command line --------------------------------------------------------------------------

@@ -25,9 +25,11 @@ from doors import (
     LEARN,
     NETWORKS,
     ROWS,
+    N,
     X,
     Y,
     command,
+    estimator_state,
     labels_for,
     make_estimator,
     make_network,
@@ -37,6 +39,7 @@ from doors import (
     targets_through_networks,
     through_estimators,
     through_networks,
+    weights_through_estimators,
     write_files,
 )
 
@@ -736,13 +739,15 @@ def refuse(doors, error, match, leaves=state):
         assert np.isfinite(net.train_step(X, Y)), name
 
 
-def refuse_by_estimators(x, error, match):
-    """Every door of the estimators raises."""
+def refuse_by_estimators(doors, error, match):
+    """Every door of the estimators raises, and leaves the estimator as it was."""
     pytest.importorskip("sklearn")
-    for name, call in through_estimators(x):
+    for name, model, call in doors:
+        before = estimator_state(model)
         with pytest.raises(error, match=match):
             call()
             pytest.fail(name)
+        assert estimator_state(model) == before, name
 
 
 def test_01_networks_and_no_rows():
@@ -754,7 +759,7 @@ def test_01_networks_and_no_rows():
             assert state(net) == before or "validation" in name
         else:
             assert call().shape in ((0, CLASSES), (0,)), name
-    refuse_by_estimators(X[:0], ValueError, "0 sample")
+    refuse_by_estimators(through_estimators(X[:0]), ValueError, "0 sample")
 
 
 def test_02_networks_and_no_features():
@@ -762,7 +767,7 @@ def test_02_networks_and_no_features():
         fn.Sequential([fn.Dense(0, 3)])
     refuse(through_networks(X[:, :0]), ValueError,
            "X must have (4 features|at least 1 column), got 0")
-    refuse_by_estimators(X[:, :0], ValueError, "0 feature")
+    refuse_by_estimators(through_estimators(X[:, :0]), ValueError, "0 feature")
 
 
 def test_03_networks_and_one_class():
@@ -786,7 +791,8 @@ def test_04_networks_and_wrong_numbers_of_dimensions(name):
     x = SHAPES[name]
     refuse(through_networks(x), ValueError,
            f"X must have 2 dimensions, got {np.ndim(x)}|X must have a row for each sample")
-    refuse_by_estimators(x, ValueError, "Expected 2D array|while dim <= 2 is required")
+    refuse_by_estimators(through_estimators(x), ValueError,
+                         "Expected 2D array|while dim <= 2 is required")
     labels = {"0-d": Y[0], "3-d": Y[:, None, None]}.get(name)
     if labels is not None:
         refuse(targets_through_networks(labels), ValueError, "target must have 1 dimension")
@@ -796,10 +802,10 @@ def test_05_networks_and_wrong_numbers_of_features():
     for x in (X[:, :3], np.repeat(X, 2, axis=1)):
         refuse(through_networks(x), ValueError, f"X must have 4 features, got {x.shape[1]}")
     pytest.importorskip("sklearn")
-    for name, call in through_estimators(X[:, :3]):
-        if not name.endswith(".fit"):               # which begins anew
-            with pytest.raises(ValueError, match="X has 3 features, but .* is expecting 4"):
-                call()
+    refuse_by_estimators(
+        (door for door in through_estimators(X[:, :3])
+         if not door[0].endswith((".fit", "lbfgs"))),           # which begin anew
+        ValueError, "X has 3 features, but .* is expecting 4")
 
 
 def test_06_networks_and_different_numbers_of_rows():
@@ -909,7 +915,7 @@ def test_13_15_21_26_27_other_doors_refuse(name):
     x, error, match = UNFIT[name]
     refuse(through_networks(x), error, match)
     if name not in ("15 objects", "15 text", "26", "27"):       # as scikit-learn does
-        refuse_by_estimators(x, (TypeError, ValueError),
+        refuse_by_estimators(through_estimators(x), (TypeError, ValueError),
                              "Complex data|sequence|masked array|scalar array|None")
 
 
@@ -918,14 +924,15 @@ def test_15_estimators_take_objects_that_are_numbers_as_theirs_do():
     model = make_estimator()
     assert np.array_equal(model.predict(X.astype(object)), model.predict(X))
     words = np.array([["a", "b", "c", "d"]] * len(X), object)
-    refuse_by_estimators(words, ValueError, "could not convert|not compatible")
+    refuse_by_estimators(through_estimators(words), ValueError, "could not convert|not compatible")
 
 
 def test_21_estimators_and_masks():
     """scikit-learn would not see the mask."""
     pytest.importorskip("sklearn")
     masked = np.ma.array(X, mask=X > 1)
-    refuse_by_estimators(masked, TypeError, "X(_val)? must be a plain array, got a masked array")
+    refuse_by_estimators(through_estimators(masked), TypeError,
+                         "X(_val)? must be a plain array, got a masked array")
     model = make_estimator()
     labels, weights = np.ma.array(Y, mask=Y > 1), np.ma.ones(len(Y))
     for call, name in ((lambda: model.fit(X, labels), "y"),
@@ -940,7 +947,7 @@ def test_22_24_other_doors_and_matrices():
     with pytest.warns(PendingDeprecationWarning):
         x = np.matrix(X)
     refuse(through_networks(x), TypeError, "got a numpy.matrix; call numpy.asarray")
-    refuse_by_estimators(x, TypeError, "np.matrix is not supported")
+    refuse_by_estimators(through_estimators(x), TypeError, "np.matrix is not supported")
     sparse = pytest.importorskip("scipy.sparse")
     for kind in (sparse.csr_matrix, sparse.coo_array):
         refuse(through_networks(kind(X)), TypeError, r"got a sparse c.._\w+; call toarray\(\)")
@@ -981,14 +988,10 @@ def test_27_estimators_and_numbers_too_large_for_their_dtype():
     pytest.importorskip("sklearn")
     x = X.astype(float)
     x[3, 1] = 1e39
-    for kind, y in (("MLPClassifier", Y), ("MLPRegressor", X[:, 0])):
-        model = make_estimator(kind, y, dtype="float32")
-        for call in (model.predict, lambda x, m=model, y=y: copy.deepcopy(m).fit(x, y),
-                     lambda x, m=model, y=y: copy.deepcopy(m).partial_fit(x, y),
-                     lambda x, m=model, y=y: copy.deepcopy(m).fit(X, y, X_val=x, y_val=y),
-                     model.frozen().predict):
-            with pytest.raises(ValueError, match=r"X\[3, 1\] is 1e\+39, too large for float32"):
-                call(x)
+    message = r"X\[3, 1\] is 1e\+39, too large for float32"
+    refuse_by_estimators(through_estimators(x, dtype="float32"), ValueError, message)
+    with pytest.raises(ValueError, match=message):
+        make_estimator(dtype="float32").frozen().predict(x)
     with pytest.raises(ValueError, match=r"y\[3, 0\] is 1e\+39, too large for float32"):
         make_estimator("MLPRegressor", x[:, 1], dtype="float32")
     assert np.isfinite(make_estimator("MLPRegressor", Y).predict(np.abs(x) ** 0.1)).all()
@@ -1065,6 +1068,24 @@ def test_30_34_estimators_and_labels_that_are_none():
                 call()
 
 
+WRONG_WEIGHTS = {
+    "06": (np.ones(N - 1), "sample_weight.shape == "),
+    "13": (np.ones(N) + 1j, "Complex data not supported"),
+    "15": (["a"] * N, "could not convert"),
+    "27": (np.full(N, 1e39), "infinity or a value too large"),
+    "34": (np.where(Y, 1, np.nan), "contains NaN"),
+    "34 negative": (np.where(Y, 1.0, -1), "Negative values"),
+    "34 all 0": (np.zeros(N), "at least one non-zero"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize("name", WRONG_WEIGHTS)
+def test_06_13_15_27_34_estimators_and_weights_that_are_none(name):
+    weights, match = WRONG_WEIGHTS[name]
+    refuse_by_estimators(weights_through_estimators(weights), ValueError, match)
+
+
 def test_36_a_class_that_was_never_announced():
     pytest.importorskip("sklearn")
     from fastnet.sklearn import MLPClassifier
@@ -1106,7 +1127,7 @@ def test_37_values_that_are_not_finite_through_the_other_doors(value):
             found = call()
             assert not np.isfinite(found[3]).any() or value != value and np.isnan(found[3]).all()
             assert np.isfinite(np.delete(found, 3, axis=0)).all(), name
-    refuse_by_estimators(x, ValueError, "contains (NaN|infinity)")
+    refuse_by_estimators(through_estimators(x), ValueError, "contains (NaN|infinity)")
 
 
 def test_37_relu_hides_no_nan_and_makes_no_negative_zero(dtype):
@@ -1304,6 +1325,17 @@ def test_49_networks_and_hyper_parameters_that_are_none():
                     {"hidden_layer_sizes": (0,)}, {"batch_size": -1}, {"dtype": "int32"}):
         with pytest.raises((TypeError, ValueError), match=next(iter(options))):
             quiet(lambda options=options: make_estimator().set_params(**options).fit(X, Y))
+    for options, match in (
+            ({"activation": ["relu"] * 2}, "one name for each of 1"),
+            ({"activation": ["relo"]}, "activation must hold names"),
+            ({"dtype": np.int64}, "dtype must be float32, float64"),
+            ({"callbacks": [3]}, "callback"), ({"solver": "sgd", "weight_decay": 0.1}, "adam"),
+            ({"class_weight": {0: "a"}}, "could not convert"),
+            ({"early_stopping": True, "validation_fraction": 0.01}, "validation set is too small"),
+            ({"solver": "lbfgs", "dropout": 0.1}, "dropout needs")):
+        refuse_by_estimators(
+            [(str(options), model := make_estimator(), lambda model=model, options=options: quiet(
+                lambda: model.set_params(**options).fit(X, Y)))], (TypeError, ValueError), match)
     for options in (["--lr", "-1"], ["--epochs", "0"], ["--hidden", "0"], ["--momentum", "1"]):
         status, _, errors = command("train", *options)
         assert status == 2 and "must be" in errors

@@ -508,6 +508,48 @@ def test_what_is_wrong_is_said_in_their_words():
         ours.MLPClassifier(callbacks=[3]).fit(x, y)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_an_error_in_a_fit_keeps_the_steps_that_were_taken(steps):
+    """And before the first one the estimator is what it was."""
+    class Fails(fn.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.batch_to_come(0)
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batch_to_come(batch + 1)
+
+        def batch_to_come(self, batch):
+            if batch == steps:
+                self.seen = [value.copy() for _, value, _ in self.model.parameters()]
+                raise OSError("no room")
+
+    own, x, y = trained("classes", batch_size=10)
+    before, curve = own.predict_proba(x), own.loss_curve_
+    fails = Fails()
+    with pytest.raises(OSError, match="no room"):
+        own.set_params(callbacks=[fails], random_state=4).fit(x[:, :4] if steps else x, y)
+    if steps:
+        assert own.n_features_in_ == 4 and own.loss_curve_ == []
+        assert own.predict(x[:, :4]).shape == (150,)
+        assert all(np.array_equal(now, then) for (_, now, _), then in zip(
+            own.network_.parameters(), fails.seen, strict=True))
+    else:
+        assert np.array_equal(own.predict_proba(x), before) and own.loss_curve_ is curve
+
+
+def test_38_steps_go_on_after_one_that_diverged():
+    own, x, y = trained("numbers")
+    for one in (x[:1], x[:1], np.full((1, 5), 1e200), x[1:2], x[2:3]):
+        before = own.predict(x)
+        if one[0, 0] == 1e200:
+            with pytest.raises(ValueError, match="non-finite"), np.errstate(all="ignore"):
+                own.partial_fit(one, y[:1])
+            assert np.array_equal(own.predict(x), before)
+        else:
+            own.partial_fit(one, y[:1])
+            assert not np.array_equal(own.predict(x), before)
+
+
 def test_one_class_is_predicted():
     x = problem("classes")[0]
     for their, own in [[module.MLPClassifier(max_iter=3, random_state=0).fit(x, ["a"] * 150)
