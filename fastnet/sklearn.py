@@ -534,12 +534,13 @@ class _MLP(BaseMultilayerPerceptron):
         if self.class_weight is not None:
             by_class = compute_sample_weight(self.class_weight, labels)
             weights = np.asarray(by_class if weights is None else by_class * weights, X.dtype)
-        if self.solver == "lbfgs":
-            if ranks is not None:
-                raise ValueError("comm needs solver='sgd' or 'adam'")
-            self._fit_lbfgs(X, self._target(y), weights)
-        else:
-            self._fit_stochastic(X, y, weights, incremental, validation, ranks)
+        with self.network_._use.training:       # nor does another thread train the network itself
+            if self.solver == "lbfgs":
+                if ranks is not None:
+                    raise ValueError("comm needs solver='sgd' or 'adam'")
+                self._fit_lbfgs(X, self._target(y), weights)
+            else:
+                self._fit_stochastic(X, y, weights, incremental, validation, ranks)
         if not all(np.isfinite(value).all() for _, value, _ in self.network_.parameters()):
             raise ValueError(NOT_FINITE)
         return self
@@ -579,7 +580,7 @@ class _MLP(BaseMultilayerPerceptron):
             return False
         target = labels if self.out_activation_ == "softmax" else self._target(labels)
         tally = quick.trainer.tally()
-        with self._use.exclusive:
+        with self._use.exclusive, self.network_._use.training:
             quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
         if quick.trainer.diverged:
             self._quick = None                  # the next call begins with another trainer
@@ -783,7 +784,8 @@ class _MLP(BaseMultilayerPerceptron):
             self._optimizer._set_state(self.network_.layers, state["optimizer"])
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
+        with self._use:                         # refused while another thread fits
+            state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name not in UNKEPT}
 
     def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
@@ -842,6 +844,11 @@ class _MLP(BaseMultilayerPerceptron):
         with self._use:
             self._synchronise()
             return _outputs(self.out_activation_, self.network_.predict(self._as_taken(X)))
+
+    def _predict(self, X: Any, check_input: bool = True) -> np.ndarray:
+        with self._use:                         # until scores have become answers
+            found: np.ndarray = super()._predict(X, check_input)
+            return found
 
     def _score_with_function(
         self, X: Any, y: Any, sample_weight: Any, score_function: Any
@@ -1070,16 +1077,12 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
     @classmethod
     def from_sklearn(cls, fitted: theirs.MLPClassifier) -> MLPClassifier:
         """Return one of ours with the parameters and copies of the weights of one of theirs."""
-        own = _taken_over(cls(**_known(fitted)), fitted)
-        own._label_binarizer, own.classes_ = fitted._label_binarizer, fitted.classes_
-        found: MLPClassifier = own
+        found: MLPClassifier = _taken_over(cls(**_known(fitted)), fitted)
         return found
 
     def to_sklearn(self) -> theirs.MLPClassifier:
         """Return one of theirs with the same weights; ValueError where theirs cannot have them."""
-        given = _given_back(self, theirs.MLPClassifier)
-        given._label_binarizer, given.classes_ = self._label_binarizer, self.classes_
-        return given
+        return _given_back(self, theirs.MLPClassifier)
 
 
 class MLPRegressor(_MLP, theirs.MLPRegressor):
@@ -1170,7 +1173,7 @@ def _known(fitted: Any) -> dict[str, Any]:
 
 def _taken_over(to: Any, fitted: Any) -> Any:
     """Give an estimator the books and copies of the weights of a fitted one."""
-    for name in BOOKS:
+    for name in (*BOOKS, "classes_", "_label_binarizer"):
         if hasattr(fitted, name):
             setattr(to, name, getattr(fitted, name))
     to.coefs_ = [coef.copy() for coef in fitted.coefs_]
@@ -1181,7 +1184,6 @@ def _taken_over(to: Any, fitted: Any) -> Any:
 def _given_back(own: Any, kind: Any) -> Any:
     """Return one of theirs with parameters, books and weights of one of ours."""
     check_is_fitted(own)
-    own._synchronise()
     parameters = own.get_params()
     for name in ("dropout", "layer_norm"):
         if parameters[name]:
@@ -1189,7 +1191,9 @@ def _given_back(own: Any, kind: Any) -> Any:
     if parameters["activation"] not in THEIR_ACTIVATIONS:
         raise ValueError("scikit-learn's networks have no activation "
                          f"{parameters['activation']!r}")
-    return _taken_over(kind(**{name: parameters[name] for name in kind().get_params()}), own)
+    with own._use:
+        own._synchronise()
+        return _taken_over(kind(**{name: parameters[name] for name in kind().get_params()}), own)
 
 
 def _in_words(value: Any) -> Any:

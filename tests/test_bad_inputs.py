@@ -1365,6 +1365,73 @@ def test_50_51_a_second_thread_predicts_but_does_not_train():
     assert results == [expected, *(door for door in LEARN if door != "evaluate")]
 
 
+class Held(fn.callbacks.Callback):
+    """Calls a function in another thread, once, between the epochs of a fit."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            thread = threading.Thread(target=self.call)
+            thread.start()
+            thread.join()
+
+
+USES_ESTIMATOR = {
+    "predict": lambda m, path: m.predict(X),
+    "predict_proba": lambda m, path: m.predict_proba(X),
+    "predict_log_proba": lambda m, path: m.predict_log_proba(X),
+    "score": lambda m, path: m.score(X, Y),
+    "frozen": lambda m, path: m.frozen(),
+    "save": lambda m, path: m.set_params(callbacks=None).save(path),
+    "pickle": lambda m, path: pickle.dumps(m),
+    "deepcopy": lambda m, path: copy.deepcopy(m),
+    "copy": lambda m, path: copy.copy(m),
+    "to_sklearn": lambda m, path: m.to_sklearn(),
+    "fit": lambda m, path: m.fit(X, Y),
+    "partial_fit": lambda m, path: m.partial_fit(X, Y),
+    "partial_fit of a row": lambda m, path: m.partial_fit(X[:1], Y[:1]),
+    "network_.load_state_dict": lambda m, path: m.network_.load_state_dict(m.network_.state_dict()),
+    "network_.train_step": lambda m, path: m.network_.train_step(X, Y),
+    "network_.fit": lambda m, path: m.network_.fit(X, Y, verbose=0),
+    "network_.compile": lambda m, path: m.network_.compile(),
+    "network_ pickled": lambda m, path: pickle.dumps(m.network_),
+}
+
+
+@pytest.mark.parametrize("name", USES_ESTIMATOR)
+def test_50_51_an_estimator_that_is_fitted_refuses_other_threads(name, tmp_path):
+    pytest.importorskip("sklearn")
+    refused = []
+
+    def other():
+        try:
+            USES_ESTIMATOR[name](model, tmp_path / "file")
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    model, twin = make_estimator(), make_estimator()
+    quiet(lambda: model.set_params(callbacks=[Held(other)]).fit(X, Y))
+    assert refused and re.match("this network is (in use|being trained) by another thread",
+                                refused[0])
+    assert estimator_state(model)[:2] == estimator_state(twin)[:2]
+    model.set_params(callbacks=None)
+    quiet(lambda: USES_ESTIMATOR[name](model, tmp_path / "file"))       # and now it may
+
+
+def test_50_51_a_network_of_an_estimator_that_is_fitted_predicts_as_after_a_step():
+    pytest.importorskip("sklearn")
+    found = []
+    for options in ({"max_iter": 2}, {}):
+        model = make_estimator()
+        held = Held(lambda model=model: found.append(model.network_.predict(X).tobytes()))
+        quiet(lambda model=model, options=options, held=held: model.set_params(
+            callbacks=[held], **options).fit(X, Y))
+        found.append(model.network_.predict(X).tobytes())
+    assert found[0] == found[1] == found[2] != found[3]
+
+
 FORKED = """
 import os
 import numpy as np
