@@ -9,6 +9,7 @@ and orders of samples, so that results are scikit-learn's but for rounding. Need
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -644,10 +645,6 @@ class _MLP(BaseMultilayerPerceptron):
         steps = self._optimizer.steps
         try:
             fitting.run()
-        except KeyboardInterrupt:
-            if ranks is not None:
-                raise
-            warnings.warn("Training interrupted by user.", stacklevel=4)
         except FloatingPointError:
             if ranks is None:                   # somebody else's
                 raise
@@ -789,27 +786,49 @@ class _MLP(BaseMultilayerPerceptron):
         return {name: value for name, value in state.items() if name not in UNKEPT}
 
     def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
-        """Minimise the loss of all samples at once, by SciPy."""
+        """Minimise the loss of all samples at once, by SciPy.
+
+        Points are tried on a copy of the network, which itself has the last that was accepted.
+        """
         if self.dropout:
             raise ValueError("dropout needs solver='sgd' or 'adam': lbfgs wants the same loss for "
                              "the same weights")
         factor, report, penalty = self._scales()
         samples = len(X) if weights is None else float(weights.sum(dtype=np.float64))
-        trainer = _Trainer(self.network_, _SGD(0.0, 0.0, False, factor), self._loss_of_training(),
+        network, tried = self.network_, copy.deepcopy(self.network_)
+        trainer = _Trainer(tried, _SGD(0.0, 0.0, False, factor), self._loss_of_training(),
                            self.alpha, penalty * self.alpha)
         constants = self._constants(target)
         constant = 0.0 if constants is None else float(np.average(constants, weights=weights))
-        layers = [layer for layer in self.network_.layers if layer not in self._dense]
-        arrays = [(d.weight, d.weight_grad, True) for d in self._dense]
-        arrays += [(d.bias, d.bias_grad, False) for d in self._dense]
+        dense = [layer for layer in tried.layers if isinstance(layer, Dense)]
+        layers = [layer for layer in tried.layers if layer not in dense]
+        arrays = [(d.weight, d.weight_grad, True) for d in dense]
+        arrays += [(d.bias, d.bias_grad, False) for d in dense]
         arrays += [(value, gradient, False) for layer in layers
                    for _, value, gradient in layer.parameters()]
         ends = np.cumsum([value.size for value, _, _ in arrays])
         entries = samples if self.out_activation_ == "softmax" else samples * self.n_outputs_
 
-        def loss_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        def put(theta: np.ndarray) -> None:
             for (value, _, _), some in zip(arrays, np.split(theta, ends[:-1]), strict=True):
                 value[...] = some.reshape(value.shape)
+
+        def accept(theta: np.ndarray) -> None:
+            put(theta)
+            assert network._parameters is not None
+            network._use.begin(True)
+            try:
+                network._parameters[:] = tried._parameters      # at once: Ctrl-C cannot halve it
+            finally:
+                network._use.end(True)
+            self._has_stepped = True
+
+        def count(theta: np.ndarray) -> None:
+            accept(theta)
+            self.n_iter_ += 1
+
+        def loss_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            put(theta)
             loss = trainer.gradients(X, target, weights)
             gradient = [
                 factor / entries * of_sum.ravel().astype(np.float64)
@@ -817,16 +836,15 @@ class _MLP(BaseMultilayerPerceptron):
                 for value, of_sum, decays in arrays]
             return (loss + constant) * report, np.concatenate(gradient)
 
-        self._has_stepped = True
+        self.n_iter_ = 0
         found = scipy.optimize.minimize(
             loss_and_gradient,
             np.concatenate([value.ravel() for value, _, _ in arrays]).astype(np.float64),
-            method="L-BFGS-B", jac=True,
+            method="L-BFGS-B", jac=True, callback=count,
             options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol})
-        self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
+        accept(found.x)
         self.loss_ = found.fun
-        for (value, _, _), some in zip(arrays, np.split(found.x, ends[:-1]), strict=True):
-            value[...] = some.reshape(value.shape)
+        self.n_iter_ = _check_optimize_result("lbfgs", found, self.max_iter)
 
     def _constants(self, target: np.ndarray) -> np.ndarray | None:
         """Return what their Poisson loss, a deviance, adds to ours: it is 0 for what is exact."""
@@ -1037,6 +1055,10 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
             y_val: Any = None, comm: Any = None) -> MLPClassifier:
         """Train from the beginning, or with `warm_start` from where it is.
+
+        An error before the first step, as of what cannot be trained on, leaves the estimator as it
+        was. A later one, or Ctrl-C, leaves it with the steps taken so far; KeyboardInterrupt is
+        raised, where scikit-learn's only warns.
 
         Parameters
         ----------

@@ -453,16 +453,56 @@ def test_metadata_is_routed():
     assert [e.loss_ for e in found["estimator"]] != [e.loss_ for e in plain["estimator"]]
 
 
-def test_ctrl_c_ends_the_fit_with_a_warning():
-    class Interrupts(fn.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 3:
-                raise KeyboardInterrupt
+class Interrupts(fn.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 3:
+            self.seen = [value.copy() for _, value, _ in self.model.parameters()]
+            raise KeyboardInterrupt
 
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("again", [False, True])
+def test_54_ctrl_c_ends_the_fit(solver, again):
+    """With KeyboardInterrupt, and what was learnt so far; scikit-learn's would warn."""
     x, y, *_ = problem("classes")
-    with pytest.warns(UserWarning, match="Training interrupted by user"):
-        own = ours.MLPClassifier(callbacks=[Interrupts()]).fit(x, y)
-    assert own.n_iter_ == 4 and own.predict(x).shape == (150,)
+    own = ours.MLPClassifier(solver=solver, random_state=0, early_stopping=again)
+    if again:
+        own.fit(x, y)
+    interrupts = Interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        own.set_params(callbacks=[interrupts]).fit(x, y)
+    assert own.n_iter_ == len(own.loss_curve_) == len(own.history_.loss) == 4
+    assert all(np.array_equal(now, then) for (_, now, _), then in zip(
+        own.network_.parameters(), interrupts.seen, strict=True))
+    assert np.shares_memory(own.coefs_[0], own.network_.layers[0].weight)
+    assert own.predict(x).shape == (150,)
+    own.set_params(callbacks=None)
+    own.fit(x, y) if again else own.partial_fit(x, y)
+
+
+@pytest.mark.parametrize("calls", range(1, 12))
+def test_54_an_interrupted_lbfgs_has_the_last_point_that_was_accepted(calls, monkeypatch):
+    x, y, *_ = problem("numbers")
+    y = 100 * y                                 # so that line searches try several points
+    curve, counted = [], ours._Trainer.gradients
+
+    def interrupted(*arguments):
+        curve.append(None)
+        if len(curve) == calls:
+            raise KeyboardInterrupt
+        return counted(*arguments)
+
+    own = ours.MLPRegressor(hidden_layer_sizes=(6,), solver="lbfgs", random_state=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ours._Trainer, "gradients", interrupted)
+        own.fit(x, y)
+    if not hasattr(own, "coefs_"):
+        assert calls <= 6                       # nothing was accepted yet
+        return
+    same = clone(own).set_params(max_iter=own.n_iter_).fit(x, y)
+    assert 1 <= own.n_iter_ == same.n_iter_ < calls
+    assert all(map(np.array_equal, own.coefs_, same.coefs_))
+    assert np.array_equal(own.predict(x), same.predict(x))
 
 
 # ---- Bad input -------------------------------------------------------------------------------
