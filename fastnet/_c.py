@@ -9,13 +9,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import count
-from pathlib import Path
 from textwrap import indent
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnet._files import replacing
+from fastnet._files import as_path, replacing
 from fastnet._layer import WeightedLayer
 from fastnet.layers import Residual
 from fastnet.network import Sequential, _native, _Operations, _Table
@@ -155,7 +154,9 @@ RESERVED = {*MATH, *(f"{function}f" for function in MATH), "main", *"""
     _Decimal32 _Decimal64 _Generic _Imaginary _Noreturn _Static_assert _Thread_local""".split()}
 
 
-def to_c(network: Sequential, path: str | os.PathLike[str], *, name: str = "predict") -> None:
+def to_c(
+    network: Sequential, path: str | bytes | os.PathLike[Any], *, name: str = "predict"
+) -> None:
     """Write a network as a C99 file that needs no other file and no library but C's own.
 
     It defines `void NAME(const float *x, float *y)`, which does what `predict` does for one sample,
@@ -171,7 +172,7 @@ def to_c(network: Sequential, path: str | os.PathLike[str], *, name: str = "pred
     ----------
     network : Sequential
         Of built-in layers, with a `Dense` or a `LayerNorm` among them.
-    path : str or path
+    path : str, bytes or path
         The file appears when it is complete, and replaces one that is there.
     name : str
         What to call the function; other names in the file that a program sees begin with it.
@@ -194,8 +195,7 @@ def to_c(network: Sequential, path: str | os.PathLike[str], *, name: str = "pred
     """
     if not isinstance(network, Sequential):
         raise TypeError(f"network must be a Sequential, got {network!r}")
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a str or a path, got {path!r}")
+    path = as_path(path)
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, got {name!r}")
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name in RESERVED:
@@ -206,7 +206,7 @@ def to_c(network: Sequential, path: str | os.PathLike[str], *, name: str = "pred
                          f"takes, got {network!r}")
     with network._use:
         program = _Program(network)
-    with replacing(Path(path)) as file:
+    with replacing(path) as file:
         for piece in program.pieces():
             file.write(piece.replace("NAME", name).encode())
 

@@ -1,15 +1,45 @@
-"""Files that are written out of sight, and moved to their place when they are complete."""
+"""Files that are read as they are, and written out of sight until they are complete."""
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 class ModelFileError(ValueError):
     """A file that is no model, or a damaged one."""
+
+
+def as_path(path: Any) -> str:
+    """Return a path as a str; TypeError for what is none, such as the number of an open file."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path must be a str, bytes or a path, got {path!r}")
+    return os.fsdecode(path)
+
+
+def read_bytes(path: str) -> bytes:
+    """Return a file's content, no more than it has now.
+
+    Raises
+    ------
+    ModelFileError
+        A pipe or a device, which need not ever end.
+    OSError
+        As of any file.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ModelFileError(f"{path} is no file of its own")
+        return file.read(about.st_size)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a pipe, too, before somebody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @contextmanager

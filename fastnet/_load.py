@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from fastnet._files import ModelFileError
-from fastnet._state_file import parse, read_bytes
+from fastnet._files import ModelFileError, as_path, read_bytes
+from fastnet._state_file import parse
 from fastnet.network import Sequential
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | bytes | os.PathLike[Any]) -> Any:
     """Return the network or the estimator that a file holds.
 
     Files come from `Sequential.save`, `callbacks.Checkpoint`, the estimators' `save` and
@@ -19,7 +19,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Parameters
     ----------
-    path : str or path
+    path : str, bytes or path
 
     Returns
     -------
@@ -32,9 +32,12 @@ def load(path: str | os.PathLike[str]) -> Any:
         Another file, a damaged one, or one of a newer version of the format.
     OSError
         The file cannot be read.
+    TypeError
+        No path.
     ImportError
         An estimator, where scikit-learn is not installed.
     """
+    path = as_path(path)
     kind, state = parse(path, read_bytes(path))
     try:
         if kind == "network":

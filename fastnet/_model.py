@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnet._data import Classes, FileError, read_bytes
-from fastnet._files import ModelFileError
+from fastnet._data import Classes, FileError
+from fastnet._files import ModelFileError, read_bytes
 from fastnet._state_file import parse
 from fastnet.layers import Dense, ReLU
 from fastnet.network import Sequential
@@ -132,11 +132,12 @@ def read_model(path: str) -> Model:
     OSError
         A file that cannot be read. The message is meant to be shown.
     """
-    data = read_bytes(path)
     try:
-        kind, state = parse(path, data)
+        kind, state = parse(path, read_bytes(path))
     except ModelFileError as error:
         raise FileError(str(error)) from error
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
     if kind != "network" or "table" not in state:
         raise FileError(f"{path} does not say what its columns are, as the models of "
                         "`python -m fastnet train` do")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet._convert import flag
-from fastnet._files import ModelFileError, replacing
+from fastnet._files import ModelFileError, as_path, read_bytes, replacing
 from fastnet.activations import (
     ELU,
     GELU,
@@ -61,7 +61,7 @@ def _onnx() -> Any:
 # ---- Writing -------------------------------------------------------------------------------------
 
 def to_onnx(
-    network: Sequential, path: str | os.PathLike[str], *, softmax: bool = False,
+    network: Sequential, path: str | bytes | os.PathLike[Any], *, softmax: bool = False,
     argmax: bool = False,
 ) -> None:
     """Write a network for prediction as an ONNX file (IR version 8, opset 17).
@@ -81,7 +81,7 @@ def to_onnx(
     ----------
     network : Sequential
         Of built-in layers, with a `Dense` or a `LayerNorm` among them.
-    path : path-like
+    path : str, bytes or path
         Of the file, which is replaced.
     softmax : bool
         Let "Y" be probabilities, the softmax of what the network gives.
@@ -94,7 +94,7 @@ def to_onnx(
     ImportError
         The package onnx is missing.
     TypeError
-        No `Sequential`; flags that are no bool.
+        No `Sequential`, no path; flags that are no bool.
     ValueError
         A layer that is not built in; no layer that tells how many features the input has;
         `softmax` for a network that ends in one; 2 GB of parameters or more.
@@ -103,7 +103,8 @@ def to_onnx(
     """
     if not isinstance(network, Sequential):
         raise TypeError(f"network must be a Sequential, got {type(network).__name__}")
-    path, softmax, argmax = Path(path), flag(softmax, "softmax"), flag(argmax, "argmax")
+    path = as_path(path)
+    softmax, argmax = flag(softmax, "softmax"), flag(argmax, "argmax")
     size = sum(value.nbytes for _, value, _ in network.parameters())
     if size > LARGEST:
         raise ValueError(f"network has {size:,} bytes of parameters, but an ONNX file holds "
@@ -274,7 +275,7 @@ WRITERS: dict[type, Callable[[_Writer, Any, str, str], str]] = {
 
 # ---- Reading -------------------------------------------------------------------------------------
 
-def from_onnx(path: str | os.PathLike[str]) -> Sequential:
+def from_onnx(path: str | bytes | os.PathLike[Any]) -> Sequential:
     """Return the network of an ONNX file, such as PyTorch, Keras and scikit-learn export them.
 
     Read are dense layers (`Gemm`, or `MatMul` and `Add`), the activations that fastnet has, as one
@@ -292,7 +293,7 @@ def from_onnx(path: str | os.PathLike[str]) -> Sequential:
 
     Parameters
     ----------
-    path : path-like
+    path : str, bytes or path
         Of the file. Weights beside it (`external_data`) may be in files in the same folder.
 
     Returns
@@ -304,6 +305,8 @@ def from_onnx(path: str | os.PathLike[str]) -> Sequential:
     ------
     ImportError
         The package onnx is missing.
+    TypeError
+        No path.
     ModelFileError
         No ONNX file, or a damaged one; a ValueError.
     ValueError
@@ -311,17 +314,17 @@ def from_onnx(path: str | os.PathLike[str]) -> Sequential:
     OSError
         As of any file.
     """
+    path = as_path(path)
     onnx = _onnx()
-    path = Path(path)
     model, size = _load(onnx, path)
     return _Reader(onnx, path, model, size).network()
 
 
-def _load(onnx: Any, path: Path) -> tuple[Any, int]:
+def _load(onnx: Any, path: str) -> tuple[Any, int]:
     """Return a model that passes ONNX's checker, and how many bytes it was read from."""
     from google.protobuf.message import DecodeError
 
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
         model = onnx.ModelProto.FromString(content)
         size = len(content) + _read_beside(onnx, model, path)
@@ -331,7 +334,7 @@ def _load(onnx: Any, path: Path) -> tuple[Any, int]:
     return model, size
 
 
-def _read_beside(onnx: Any, model: Any, path: Path) -> int:
+def _read_beside(onnx: Any, model: Any, path: str) -> int:
     """Read what tensors keep in files beside the model; return how many bytes that was."""
     sizes: dict[Path, int] = {}
     done = 0
@@ -340,7 +343,7 @@ def _read_beside(onnx: Any, model: Any, path: Path) -> int:
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
         name = where.get("location", "")
-        file = path.parent / name
+        file = Path(path).parent / name
         if name != Path(name).name or file.is_symlink() or not file.is_file():
             raise ModelFileError(f"{path} keeps {tensor.name!r} in {name!r}, which is no file in "
                                  "the same folder")
@@ -430,7 +433,7 @@ class _Affine:
 class _Reader:
     """A walk along a graph; `width` and `flat` tell of the value where it stands."""
 
-    def __init__(self, onnx: Any, path: Path, model: Any, size: int) -> None:
+    def __init__(self, onnx: Any, path: str, model: Any, size: int) -> None:
         self.onnx, self.path = onnx, path
         self.work = WORK * size
         opset = max((entry.version for entry in model.opset_import if not entry.domain), default=0)

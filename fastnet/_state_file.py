@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from fastnet._files import ModelFileError, replacing
+from fastnet._files import ModelFileError, as_path, read_bytes, replacing
 
 FORMAT, VERSION = "fastnet", 1
 # safetensors' words for types, and ours.
@@ -34,7 +33,7 @@ NO_SUM = "0" * 64
 
 # ---- Writing -----------------------------------------------------------------------------------
 
-def write_state(path: str | os.PathLike[str], kind: str, state: Any) -> None:
+def write_state(path: str | bytes | os.PathLike[Any], kind: str, state: Any) -> None:
     """Write numbers, text, None and arrays, in lists, tuples and dicts, as a file of some kind.
 
     An array is called by the keys that lead to it, `training.optimizer.0`; those under
@@ -46,10 +45,11 @@ def write_state(path: str | os.PathLike[str], kind: str, state: Any) -> None:
     OSError
         As of any file; the old one is as it was.
     TypeError
-        Something else in the state.
+        No path; something else in the state.
     """
     import json  # slow to import, as hashlib is, and seldom needed
 
+    path = as_path(path)
     arrays: dict[str, np.ndarray] = {}
     content = json.dumps(_apart(state, "", arrays))
     metadata = {"sha256": NO_SUM, "format": FORMAT, "version": str(VERSION), "kind": kind,
@@ -67,7 +67,7 @@ def write_state(path: str | os.PathLike[str], kind: str, state: Any) -> None:
     beginning = len(text).to_bytes(8, "little") + text
     digest = _sha256([beginning, *(_bytes_of(array) for _, array in ordered)])
     beginning = beginning.replace(NO_SUM.encode(), digest, 1)
-    with replacing(os.fspath(path)) as file:
+    with replacing(path) as file:
         file.write(beginning)
         for _, array in ordered:
             file.write(_bytes_of(array))
@@ -122,7 +122,7 @@ def _as_stored(dtype: np.dtype) -> np.dtype:
 
 # ---- Reading -----------------------------------------------------------------------------------
 
-def read_state(path: str | os.PathLike[str], kind: str) -> Any:
+def read_state(path: str | bytes | os.PathLike[Any], kind: str) -> Any:
     """Return what a file of this kind holds; arrays are read-only views of what was read.
 
     Raises
@@ -132,22 +132,14 @@ def read_state(path: str | os.PathLike[str], kind: str) -> Any:
     ModelFileError
         Another file, a damaged one, or one of a newer version.
     """
+    path = as_path(path)
     found, state = parse(path, read_bytes(path))
     if found != kind:
         raise ModelFileError(f"{path} cannot be read: it holds a {found}, not a {kind}")
     return state
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return a file's content, no more than it has now."""
-    with open(path, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ModelFileError(f"{path} is no file of its own")
-        return file.read(about.st_size)
-
-
-def parse(path: str | os.PathLike[str], data: bytes) -> tuple[str, Any]:
+def parse(path: str, data: bytes) -> tuple[str, Any]:
     """Return kind and state of a file with this content; ModelFileError as of `read_state`."""
     try:
         kind, content, arrays = _parts(data)

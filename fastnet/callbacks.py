@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastnet._convert import flag, positive, whole, within
-from fastnet._files import ModelFileError
+from fastnet._files import ModelFileError, as_path
 from fastnet._state_file import read_state, write_state
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "ReduceLROnPlateau"]
@@ -266,7 +267,7 @@ class Checkpoint(Callback):
 
     Parameters
     ----------
-    path : str or path
+    path : str, bytes or path
         In the format of `Sequential.save`; written beside its place and moved there when it is
         complete.
     every : int
@@ -287,10 +288,10 @@ class Checkpoint(Callback):
     """
 
     def __init__(
-        self, path: str | Path, every: int = 1, monitor: str | None = None, mode: str = "auto",
-        resume: bool = False,
+        self, path: str | bytes | os.PathLike[Any], every: int = 1, monitor: str | None = None,
+        mode: str = "auto", resume: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(as_path(path))
         self.every = positive(every, "every")
         self._watch = None if monitor is None else _Watch(monitor, mode)
         self.resume = flag(resume, "resume")

@@ -462,7 +462,7 @@ def test_other_kinds_of_arguments(tmp_path):
     for wrong, message in [
             ((network.layers[0], path), r"network must be a Sequential, got Dense\(2, 2\)"),
             ((network.frozen(), path), r"network must be a Sequential, got Predictor"),
-            ((network, 3), "path must be a str or a path, got 3")]:
+            ((network, 3), "path must be a str, bytes or a path, got 3")]:
         with pytest.raises(TypeError, match=message):
             fn.to_c(*wrong)
     with pytest.raises(TypeError, match="name must be a str, got None"):

@@ -428,6 +428,13 @@ def test_59_devices_are_no_files(given):
         fn.load(given)
 
 
+def test_59_a_pipe_is_no_file(path):
+    """Nobody writes to it, so to wait for that would take for ever."""
+    os.mkfifo(path)
+    with pytest.raises(fn.ModelFileError, match="no file of its own"):
+        fn.load(path)
+
+
 def test_65_a_pickle_is_no_model_file(path):
     path.write_bytes(pickle.dumps(small_net()))
     with pytest.raises(fn.ModelFileError):
@@ -455,6 +462,26 @@ def test_66_paths_that_cannot_be_read_or_written(given, kind, tmp_path, monkeypa
         with pytest.raises(kind):
             small_net().save(given)
         assert os.listdir() == []
+
+
+@pytest.mark.parametrize("given", [None, 3.5, "the number of an open file"])
+def test_66_what_is_no_path_is_named(given, path):
+    """A number would be that of an open file, which is the caller's."""
+    with open(path, "wb") as file:
+        given = file.fileno() if isinstance(given, str) else given
+        for call in (fn.load, small_net().save, fn.callbacks.Checkpoint):
+            with pytest.raises(TypeError, match=f"path must be a str, bytes or .*, got {given}"):
+                call(given)
+        os.fstat(file.fileno())         # still open
+
+
+def test_66_a_path_may_be_bytes(path):
+    net, place = small_net(), os.fsencode(path.with_name("net-\udcff"))
+    net.save(place)
+    assert os.listdir(os.path.dirname(place)) == [os.path.basename(place)]
+    assert bits(fn.load(place)) == bits(net)
+    fn.to_c(fn.Sequential([fn.Dense(2, 2)]), os.fsencode(path))
+    assert path.read_text().startswith("/*")
 
 
 # ---- Faults ------------------------------------------------------------------------------------

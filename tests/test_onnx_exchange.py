@@ -1,6 +1,7 @@
 """Networks as ONNX files: what runtimes make of ours, and what we make of those of others."""
 
 import math
+import os
 import re
 import sys
 
@@ -253,6 +254,21 @@ def test_what_cannot_be_written(tmp_path, layers, message):
     assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
 
 
+def test_a_path_may_be_bytes(tmp_path):
+    path = os.fsencode(tmp_path / "m.onnx")
+    fn.to_onnx(small(), path)
+    assert fn.from_onnx(path).predict(np.ones((1, 3))).shape == (1, 5)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_what_is_no_regular_file_is_refused_unread(tmp_path, kind):
+    path = kind
+    if kind == "pipe":
+        os.mkfifo(path := tmp_path / kind)
+    with pytest.raises(ModelFileError, match="is no file of its own"):
+        fn.from_onnx(path)
+
+
 def test_a_file_is_replaced_not_written_over(tmp_path):
     path, before = tmp_path / "m.onnx", tmp_path / "before"
     before.write_text("before")
@@ -271,6 +287,9 @@ def test_arguments(tmp_path, monkeypatch):
         fn.to_onnx(small(), tmp_path / "nowhere" / "m.onnx")
     with pytest.raises(FileNotFoundError):
         fn.from_onnx(path)
+    for call in (lambda: fn.to_onnx(small(), None), lambda: fn.from_onnx(None)):
+        with pytest.raises(TypeError, match="path must be a str, bytes or a path, got None"):
+            call()
     monkeypatch.setattr(_onnx, "LARGEST", 100)
     with pytest.raises(ValueError, match="network has 164 bytes of parameters.* 100 at most"):
         fn.to_onnx(small(), path)
