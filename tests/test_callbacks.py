@@ -1,5 +1,6 @@
 """Callbacks: when they are called, when training stops, and going on from a checkpoint."""
 
+import concurrent.futures
 import copy
 import io
 import math
@@ -349,6 +350,35 @@ def test_the_best_parameters_come_back(restore, epochs, own, dtype):
     history = fit(net, stopper, keep, epochs=epochs, data=make_data(dtype=dtype))
     assert len(history.loss) == min(epochs, 5) and len(set(kept)) == len(kept)
     assert bits(net) == (kept[1] if restore else kept[-1])
+
+
+def elsewhere(call):
+    """What another thread is given."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+@pytest.mark.parametrize("fault", ["a parameter that is read-only", "a layer's own error"])
+def test_a_network_is_free_when_its_best_parameters_cannot_come_back(fault):
+    net = make_network(own=True)
+    stopper = EarlyStopping("loss")
+    shift = net.layers[1]
+
+    def breaks():
+        raise ArithmeticError("no parameters today")
+
+    def ends(self, logs):               # before the stopper's own end
+        if fault == "a layer's own error":
+            shift.parameters = breaks
+        else:
+            shift.s.flags.writeable = False
+
+    with pytest.raises((ArithmeticError, ValueError), match="today|read-only"):
+        fit(net, does(on_train_end=ends), stopper)
+    assert elsewhere(lambda: net.predict(make_data()[0])).shape == (30, 3)
+    vars(shift).pop("parameters", None)
+    shift.s.flags.writeable = True
+    fit(net, stopper)
 
 
 def test_a_second_fit_starts_anew():
