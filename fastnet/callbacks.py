@@ -13,14 +13,16 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastnet._convert import flag, positive, whole, within
+from fastnet._convert import flag, positive, set_random_state, whole, within
 from fastnet._files import ModelFileError, as_path
 from fastnet._state_file import read_state, write_state
+from fastnet.history import History
 
 __all__ = ["Callback", "Checkpoint", "EarlyStopping", "ReduceLROnPlateau"]
 
@@ -65,6 +67,9 @@ class Callback:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
 
+    def _check_state(self, state: Any, parameters: dict[str, Any]) -> None:
+        """One of several errors where a file, with such parameters, has made up this state."""
+
 
 class _Watch:
     """A figure of the epochs, and the best that it has been."""
@@ -79,6 +84,13 @@ class _Watch:
         self.monitor, self.mode = monitor, mode
         self.min_delta = within(min_delta, "min_delta", "[0, inf)")
         self.forget()
+
+    @staticmethod
+    def check(state: Any, *counts: str) -> None:
+        """An error unless a file's state has a best figure, and counts of epochs."""
+        within(state["best"], "best", "[-inf, inf]")
+        for name in counts:
+            whole(state[name], name, 0)
 
     def forget(self) -> None:
         self.best = math.inf if self.mode == "min" else -math.inf
@@ -195,6 +207,15 @@ class EarlyStopping(Callback):
         if self.stopped_epoch is not None:
             self.model.stop_training = True
 
+    def _check_state(self, state: Any, parameters: dict[str, Any]) -> None:
+        known = [name for name in ("best_epoch", "stopped_epoch") if state[name] is not None]
+        self._watch.check(state, "wait", *known)
+        if state["weights"] is not None:
+            for best, (name, value) in zip(state["weights"], parameters.items(), strict=True):
+                if (best.shape, best.dtype) != (value.shape, value.dtype):
+                    raise ValueError(f"{name} is {value.dtype} {value.shape}, but its best is "
+                                     f"{best.dtype} {best.shape}")
+
 
 class ReduceLROnPlateau(Callback):
     """Multiply the learning rate by a factor when a figure has not become better for some epochs.
@@ -255,6 +276,9 @@ class ReduceLROnPlateau(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._watch.best, self.wait, self.resting = state["best"], state["wait"], state["resting"]
+
+    def _check_state(self, state: Any, parameters: dict[str, Any]) -> None:
+        self._watch.check(state, "wait", "resting")
 
 
 class Checkpoint(Callback):
@@ -318,7 +342,10 @@ class Checkpoint(Callback):
             As in `fit`.
         """
         try:
-            network._set_training_state(read_state(self.path, "network"))
+            state = read_state(self.path, "network")
+            if state["fit"] is not None and network._current_fit is not None:
+                _check_fit(network._current_fit, state["fit"], state["parameters"])
+            network._set_training_state(state)
         except ModelFileError:
             raise
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -332,6 +359,32 @@ class Checkpoint(Callback):
         """Go on from there."""
         if self._watch is not None:
             self._watch.best = state["best"]
+
+    def _check_state(self, state: Any, parameters: dict[str, Any]) -> None:
+        if self._watch is not None:
+            self._watch.check(state)
+
+
+def _check_fit(fit: Any, state: Any, parameters: dict[str, Any]) -> None:
+    """One of several errors unless a fit can go on from a file's state, before it does."""
+    fit.check_state(state)
+    whole(state["epoch"], "epoch", 0)
+    check_history(state["history"])
+    if fit.orders is not None:
+        set_random_state(deepcopy(fit.orders.bit_generator), state["orders"])
+    for (_, callback), (_, one) in zip(fit._stateful(), state["callbacks"], strict=True):
+        callback._check_state(one, parameters)
+
+
+def check_history(history: Any) -> None:
+    """ValueError unless these are the lists of a `History`, from a file."""
+    if not isinstance(history, dict):
+        raise ValueError("its history is no table")
+    for name, values in history.items():
+        kinds = (int,) if name == "epoch" else (int, float)
+        if not isinstance(name, str) or hasattr(History, name) or not isinstance(values, list) \
+                or any(type(value) not in kinds for value in values):
+            raise ValueError(f"its history has no list of numbers {name!r}")
 
 
 class Progress(Callback):

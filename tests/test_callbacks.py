@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from changed_files import change
 
 import fastnet as fn
 from fastnet import _files, _state_file
@@ -855,6 +856,44 @@ def test_other_orders_are_noticed(options, tmp_path):
     with pytest.raises(ValueError, match="shuffle|PCG64|MT19937|generator"):
         fit(net, Checkpoint(tmp_path / "c", resume=True), **options)
     assert bits(net) == bits(make_network())
+
+
+FAULTS = [
+    ("epoch", "3"), ("epoch", None), ("epoch", 1.5), ("epoch", -1), ("epoch", True),
+    ("orders/state", {"state": -1, "inc": 1}), ("orders/has_uint32", "x"), ("orders", 3),
+    ("history", 3), ("history/loss", 5), ("history/loss", ["a"]), ("history/loss", [None]),
+    ("history/epoch", [1.5]), ("history/plot", []), ("history/_append", []),
+    ("history/more", "text"), ("callbacks", 3), ("callbacks/0", ["EarlyStopping"]),
+    ("callbacks/0/1", 3), ("callbacks/0/1/best", "x"), ("callbacks/0/1/best", None),
+    ("callbacks/0/1/best", math.nan), ("callbacks/0/1/wait", "x"), ("callbacks/0/1/wait", -1),
+    ("callbacks/0/1/best_epoch", "x"), ("callbacks/0/1/stopped_epoch", 0.5),
+    ("callbacks/0/1/weights", 3), ("callbacks/0/1/weights", []),
+    ("callbacks/0/1/weights/0", None), ("callbacks/0/1/weights/0", 3),
+    ("callbacks/0/1/weights/0", np.zeros((8, 4), "f4")),
+    ("callbacks/0/1/weights/0", np.zeros((4, 8), "f8")),
+    ("callbacks/1/1/best", []), ("callbacks/1/1/resting", 0.5), ("callbacks/1/1/wait", None),
+    ("callbacks/1/1/resting", "x"), ("callbacks/2/1/best", {}), ("callbacks/2/1", None)]
+
+
+@pytest.mark.parametrize("way, value", FAULTS)
+def test_60_61_a_made_up_state_of_a_fit_changes_nothing(way, value, tmp_path):
+    """And what a file does not hold is noticed when it is read, not epochs later."""
+    path = tmp_path / "c"
+
+    def options():
+        stopper, plateau = EarlyStopping("loss", patience=9), ReduceLROnPlateau("loss")
+        return (stopper, plateau, Checkpoint(path, monitor="loss", resume=True))
+
+    fit(make_network(), *options(), epochs=2)
+    change(path, f"fit/{way}", value)
+    net, twin, own, rng = make_network(), make_network(), options(), np.random.default_rng(9)
+    before = [callback.state_dict() for callback in own]
+    with pytest.raises(fn.ModelFileError, match="does not fit this network: ."):
+        fit(net, *own, rng=rng, epochs=4)
+    assert bits(net) == bits(twin) and net.optimizer.steps == 0
+    assert net.optimizer._state(net.layers) == twin.optimizer._state(twin.layers)
+    assert rng.bit_generator.state == np.random.default_rng(9).bit_generator.state
+    assert [callback.state_dict() for callback in own] == before
 
 
 @pytest.fixture
