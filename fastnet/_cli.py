@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
+        if sys.stdout is None:
+            raise OSError("the standard output is closed")
         options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has left, as `head` does; Python's own last flush must not complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (FloatingPointError, OSError, _data.FileError) as error:
+    except (FloatingPointError, OSError, UnicodeEncodeError, _data.FileError) as error:
         print(f"fastnet: {error}", file=sys.stderr)
         return 1
     except MemoryError:
@@ -175,17 +177,22 @@ def _train(options: argparse.Namespace) -> None:
 
     _results.write_model(model_path, model)
     if picture:
-        title = f"{'-'.join(map(str, model.widths))} on {Path(data.source).name}: {result}"
+        title = f"{'-'.join(map(str, model.widths))} on {_shown(Path(data.source).name)}: {result}"
         _results.write_picture(curves_path, history, title)
     else:
         _results.write_table(curves_path, history)
         print("for a picture of the curves: pip install '.[plot]' where fastnet's code is")
-    print(f"wrote {model_path} and {curves_path}")
+    print(f"wrote {_shown(model_path)} and {_shown(curves_path)}")
+
+
+def _shown(path: str | Path) -> str:
+    """Return a path as text, with marks for bytes that are none."""
+    return str(path).encode(errors="replace").decode()
 
 
 def _describe(data: _data.Data) -> str:
     """Return what was found in a file, and so what is going to be learnt."""
-    found = f"{data.source}: {len(data.x)} rows, {len(data.features)} features"
+    found = f"{_shown(data.source)}: {len(data.x)} rows, {len(data.features)} features"
     if data.classes is None:
         return f"{found}, {data.target} is a number"
     some = [str(name) for name in data.classes[:5]] + ["..."] * (len(data.classes) > 5)
@@ -226,6 +233,8 @@ def _progress(
     try:
         from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
+        return epochs, print
+    if sys.stderr is None:      # closed
         return epochs, print
     # disable=None: no bar where stderr is not a terminal.
     bar = tqdm(epochs, total=total, unit="epoch", leave=False, disable=None)

@@ -422,6 +422,20 @@ def test_reader_that_leaves_ends_without_traceback(args):
     assert (process.returncode, err) == (1, "")
 
 
+@pytest.mark.parametrize("args", [["info"], ["train", "--epochs", "2"]])
+def test_a_closed_output_is_told_in_a_line(args, folder):
+    found = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command(*args)],
+                           stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (1, "fastnet: the standard output is closed\n")
+    assert os.listdir(folder) == []
+
+
+def test_nothing_but_a_bar_and_messages_need_the_error_output(folder):
+    found = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command("train", "--epochs", "2")],
+                           stdout=subprocess.PIPE, text=True, timeout=60)
+    assert found.returncode == 0 and len(rows_of(found.stdout)) == 2
+
+
 # ---- The training itself ---------------------------------------------------------------------
 
 @pytest.fixture
@@ -744,6 +758,28 @@ def test_files_are_named_after_the_table(own, folder):
     assert (folder / "other.csv").read_text().startswith("epoch,loss,val_loss\n1,")
     assert own(None, "t.csv", "--target", "t", status=1) == (
         "cannot write t-model.safetensors: it exists already; --force replaces it")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8:surrogateescape"])
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(folder, encoding):
+    """On Linux a name may have any bytes."""
+    data = os.fsencode(folder) + b"/t\xff.csv"
+    Path(os.fsdecode(data)).write_text(COLOURS)
+    found = subprocess.run(command("train", data, "--target", "t", "--epochs", "1"), text=True,
+                           env={**os.environ, "PYTHONIOENCODING": encoding},
+                           capture_output=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "t?.csv: 20 rows" in found.stdout and "wrote t?-model.safetensors" in found.stdout
+    assert b"t\xff-model.safetensors" in os.listdir(os.fsencode(folder))
+
+
+def test_text_that_the_output_cannot_show_is_told_in_a_line(own):
+    own(COLOURS.replace("red", "r\u00f6t"), "t.csv", "--target", "t", "--hidden")
+    found = subprocess.run(command("predict", "t-model.safetensors", "t.csv"), text=True,
+                           env={**os.environ, "PYTHONIOENCODING": "ascii"},
+                           capture_output=True, timeout=60)
+    assert found.returncode == 1
+    assert re.fullmatch(r"fastnet: 'ascii' codec can't encode .*\n", found.stderr)
 
 
 def test_picture_of_a_regression_has_one_plot(folder, monkeypatch):
@@ -1079,6 +1115,14 @@ def test_model_whose_parts_do_not_fit_is_refused(model_file, folder, path, value
     change("t-model.safetensors", path, value, to="changed")
     said = model_file[1]((folder / "changed").read_bytes())
     assert said == NO_TABLE
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_model_that_is_no_regular_file_is_refused_unread(own, kind):
+    if kind == "pipe":
+        os.mkfifo(kind)
+    assert own(COLOURS, kind, "t.csv", command="predict", status=1) == (
+        f"{kind} is no file of its own")
 
 
 def test_missing_model(own):
