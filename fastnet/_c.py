@@ -145,13 +145,41 @@ TABLE
 """
 MATH = ["erfc", "exp", "expm1", "log", "sqrt", "tanh"]
 
-# What C says with its own meaning, up to C23, and what these files call.
-RESERVED = {*MATH, *(f"{function}f" for function in MATH), "main", *"""
+# What C says with its own meaning, up to C23, and compilers where no standard is asked for.
+RESERVED = set("""
+    main asm linux unix
     alignas alignof auto bool break case char const constexpr continue default do double else enum
     extern false float for goto if inline int long nullptr register restrict return short signed
     sizeof static static_assert struct switch thread_local true typedef typeof typeof_unqual union
     unsigned void volatile while _Alignas _Alignof _Atomic _BitInt _Bool _Complex _Decimal128
-    _Decimal32 _Decimal64 _Generic _Imaginary _Noreturn _Static_assert _Thread_local""".split()}
+    _Decimal32 _Decimal64 _Generic _Imaginary _Noreturn _Static_assert _Thread_local""".split())
+# What math.h says, from which compilers also take what no file calls; each also as LONG_OR_SHORT.
+RESERVED_IN_TYPES = set("""
+    acos acosh asin asinh atan atan2 atanh canonicalize cbrt ceil compoundn copysign cos cosh drem
+    erf erfc exp exp10 exp2 expm1 fabs fdim finite floor fma fmax fmaximum fmaximum_mag
+    fmaximum_mag_num fmaximum_num fmaxmag fmin fminimum fminimum_mag fminimum_mag_num fminimum_num
+    fminmag fmod frexp fromfp fromfpx gamma getpayload hypot ilogb isinf isnan j0 j1 jn ldexp lgamma
+    llogb llrint llround log log10 log1p log2 logb lrint lround modf nan nearbyint nextafter
+    nextdown nexttoward nextup pow pown powr remainder remquo rint rootn round roundeven rsqrt scalb
+    scalbln scalbn setpayload setpayloadsig significand sin sincos sinh sqrt tan tanh tgamma
+    totalorder totalordermag trunc ufromfp ufromfpx y0 y1 yn
+    acospi asinpi atan2pi atanpi cospi exp10m1 exp2m1 log10p1 log2p1 logp1 sinpi tanpi
+    fadd fsub fmul fdiv fsqrt ffma dadd dsub dmul ddiv dsqrt dfma
+    M_E M_LOG2E M_LOG10E M_LN2 M_LN10 M_PI M_PI_2 M_PI_4 M_1_PI M_2_PI M_2_SQRTPI M_SQRT2
+    M_SQRT1_2""".split())
+LONG_OR_SHORT = "(f|l|f16|f32x?|f64x?|f128)?(_r)?"
+RESERVED |= set("""
+    float_t double_t signgam fpclassify iscanonical iseqsig isfinite isgreater isgreaterequal isless
+    islessequal islessgreater isnormal issignaling issubnormal isunordered iszero signbit
+    math_errhandling MAXFLOAT HUGE NAN INFINITY DOMAIN SING OVERFLOW UNDERFLOW PLOSS TLOSS
+    NULL offsetof size_t ptrdiff_t wchar_t nullptr_t max_align_t unreachable
+    memccpy memchr memcmp memcpy memmove memset memset_explicit strcat strchr strcmp strcoll strcpy
+    strcspn strdup strerror strlen strncat strncmp strncpy strndup strpbrk strrchr strspn strstr
+    strtok strxfrm""".split())
+# Names of which there are many: those of compilers, and what stdint.h and math.h make in a row.
+RESERVED_ROWS = re.compile(
+    r"_[_A-Z].*|u?int(ptr|max|(_fast|_least)?\d+)_t|U?INT(PTR|MAX|(_FAST|_LEAST)?\d+)_[A-Z]+"
+    r"|(PTRDIFF|SIZE|SIG_ATOMIC|WCHAR|WINT)_[A-Z]+|(FP|MATH)_[A-Z0-9_]+|(HUGE_VAL|SNAN)[A-Z0-9_]*")
 
 
 def to_c(
@@ -198,7 +226,7 @@ def to_c(
     path = as_path(path)
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, got {name!r}")
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name in RESERVED:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or _is_reserved(name):
         raise ValueError("name must be an identifier that C has no other meaning for, "
                          f"got {name!r}")
     if _check_layers(network.layers) == 0:
@@ -209,6 +237,13 @@ def to_c(
     with replacing(path) as file:
         for piece in program.pieces():
             file.write(piece.replace("NAME", name).encode())
+
+
+def _is_reserved(name: str) -> bool:
+    """Return whether a name has a meaning in C, or in the headers that a compiler knows."""
+    return (name in RESERVED or RESERVED_ROWS.fullmatch(name) is not None
+            or any(name.startswith(word) and re.fullmatch(LONG_OR_SHORT, name[len(word):])
+                   for word in RESERVED_IN_TYPES))
 
 
 def _check_layers(layers: Iterable[Any], place: str = "") -> int:

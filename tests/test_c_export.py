@@ -1,5 +1,6 @@
 """`to_c`: the file compiles without a warning, and gives what `predict` gives."""
 
+import contextlib
 import ctypes
 import re
 import shutil
@@ -449,12 +450,39 @@ def test_parameters_must_be_finite(value, tmp_path):
 
 @pytest.mark.parametrize("name", [
     "", "2fast", "my net", "my-net", "netz\u00e4hler", "net\n", "double", "restrict", "nullptr",
-    "_Bool", "main", "exp", "tanhf"])
+    "_Bool", "main", "exp", "tanhf", "fabsf", "erff", "NAN", "INFINITY", "isnan", "signbit",
+    "HUGE_VALF", "memcpy", "M_PI", "__func__", "_Float32", "asm"])
 def test_names_must_be_free_identifiers(name, tmp_path):
     with pytest.raises(ValueError, match="name must be an identifier") as raised:
         fn.to_c(with_weight(0), tmp_path / "network.c", name=name)
     assert repr(name) in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("standard", ["c99", "gnu17", "gnu2x"])
+def test_no_name_of_the_headers_is_free(standard, tmp_path):
+    """Whatever this compiler finds in them; math.h is the only one that a file includes."""
+    headers = ["math.h"] + ["stddef.h", "stdint.h", "string.h"] * (standard == "c99")
+    (tmp_path / "all.c").write_text("".join(f"#include <{one}>\n" for one in headers))
+    declared, macros = (run(GCC, f"-std={standard}", "-E", flag, tmp_path / "all.c")
+                        for flag in ("-P", "-dM"))
+    names = {*re.findall(r"\b[A-Za-z]\w*", re.sub(r'"[^"]*"|__\w+__|\b0x\w+', "", declared)),
+             *re.findall(r"#define ([A-Za-z]\w*)", macros)}
+    assert {"fabsf", "NAN", "isnan"} < names and len(names) > 200
+    accepted = []
+    for name in sorted(names):
+        with contextlib.suppress(ValueError):
+            fn.to_c(with_weight(0), tmp_path / "network.c", name=name)
+            accepted.append(name)
+    assert accepted == []
+
+
+@pytest.mark.parametrize("name", [
+    "iris", "exponent", "logfit", "nanny", "M_net", "SIZE", "memory", "_predict", "f", "l", "int_",
+    "INT_NET", "x", "y", "n", "h0"])
+def test_names_that_are_free(name, tmp_path):
+    fn.to_c(make_network(), tmp_path / "network.c", name=name)
+    run(*C99, "-c", tmp_path / "network.c", "-o", tmp_path / "network.o")
 
 
 def test_other_kinds_of_arguments(tmp_path):
