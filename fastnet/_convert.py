@@ -190,6 +190,24 @@ def target(
     return np.require(array, np.intp, ["C", "A"])
 
 
+def own_arrays(state: Any, copies: dict[int, np.ndarray] | None = None) -> Any:
+    """Return what came out of a pickle, with arrays that are writable and nobody else's.
+
+    Those of a pickle may be read-only, maps of its file, or lie in a buffer of the caller's. What
+    is one array in several places stays one.
+    """
+    copies = {} if copies is None else copies
+    if type(state) in (np.ndarray, np.memmap):
+        if type(state) is np.ndarray and state.flags.owndata and state.flags.writeable:
+            return state
+        return copies.setdefault(id(state), np.array(state))
+    if type(state) in (tuple, list):
+        return type(state)(own_arrays(one, copies) for one in state)
+    if type(state) is dict:
+        return {name: own_arrays(one, copies) for name, one in state.items()}
+    return state
+
+
 def set_random_state(source: Any, state: Any) -> None:
     """Let a bit generator or `RandomState` go on; one of several errors where it is no state.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations  # numpy.random is slow to import: not before it is used
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from copy import deepcopy
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
 from fastnet import _ops
+from fastnet._convert import own_arrays
 
 Parameter = tuple[str, np.ndarray, np.ndarray]
 Seed: TypeAlias = "int | np.random.Generator | None"
@@ -79,6 +81,13 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy what lasts: not the memory of a pass, which holds somebody's data."""
         return {name: value for name, value in vars(self).items() if name != "_memory"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(own_arrays(state))
+
+    def __copy__(self) -> Self:
+        """Return a copy with arrays of its own."""
+        return deepcopy(self)
 
     def _recall(self) -> Any:
         """Return what forward remembered; RuntimeError if there is nothing (any more)."""

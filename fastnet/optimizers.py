@@ -13,13 +13,14 @@ taken before (see `fastnet.schedules`). Options can be assigned later, and count
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from copy import deepcopy
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import flag, whole, within
+from fastnet._convert import flag, own_arrays, whole, within
 from fastnet._layer import Layer
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
@@ -44,6 +45,36 @@ def _leaves(layers: Iterable[Any]) -> Iterator[Any]:
 
 def _copied(state: np.ndarray | None) -> np.ndarray | None:
     return None if state is None else state.copy()
+
+
+class _ByLayer(MutableMapping[Any, list[States]]):
+    """States by layer; a layer need not be hashable, and those that compare equal are two."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Any, list[States]]] = {}
+
+    def __getitem__(self, layer: Any) -> list[States]:
+        return self._kept[id(layer)][1]
+
+    def __setitem__(self, layer: Any, states: list[States]) -> None:
+        self._kept[id(layer)] = layer, states
+
+    def __delitem__(self, layer: Any) -> None:
+        del self._kept[id(layer)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (layer for layer, _ in self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __or__(self, others: "_ByLayer") -> "_ByLayer":
+        both = _ByLayer()
+        both._kept = self._kept | others._kept
+        return both
+
+    def __reduce__(self) -> Any:
+        return _ByLayer, (), None, None, iter(self.items())     # ids are others there
 
 
 class _Plan(NamedTuple):
@@ -106,7 +137,7 @@ class Optimizer:
         decay_vectors: bool = True,
         clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:
-        self._states: dict[Any, list[States]] = {}              # by layer, in parameters' order
+        self._states = _ByLayer()           # in parameters' order
         self._plan: _Plan | None = None
         self.taken = np.zeros(1, np.int64)  # steps: an array, so that compiled code can count
         self.version = 0            # grows with every change of an option
@@ -118,10 +149,17 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickle; those of older versions have the number of steps as it is."""
-        vars(self).update(state)
+        vars(self).update(own_arrays(state))
+        self._plan, self._states = None, _ByLayer()
+        for layer, states in state["_states"].items():
+            self._states[layer] = own_arrays(states)
         if "steps" in state:
             self.taken = np.zeros(1, np.int64)
             self.steps = vars(self).pop("steps")
+
+    def __copy__(self) -> Self:
+        """Return a copy with states of its own, for the same layers."""
+        return deepcopy(self, {id(layer): layer for layer in self._states})
 
     @property
     def steps(self) -> int:
@@ -188,7 +226,7 @@ class Optimizer:
         steps = whole(state["steps"], "steps of the optimizer", 0)
         if steps >= 2**53:
             raise ValueError(f"its optimizer has taken {steps} steps")
-        states: dict[Any, list[States]] = {}
+        states = _ByLayer()
         for layer, given in zip(leaves, state["states"], strict=True):
             if given is None:
                 continue
@@ -275,8 +313,7 @@ class Optimizer:
             The same parameter twice; arrays that are not float32 or float64, contiguous and
             writable, or gradients of another shape or dtype than their parameters.
         TypeError
-            Something that is not a layer (or cannot be a key of a dict, which keeps the
-            states), or whose parameters are no arrays.
+            Something that is not a layer, or whose parameters are no arrays.
         """
         plan, started = self._plan, None
         if plan is None or not plan.fits(layers):
@@ -319,11 +356,11 @@ class Optimizer:
         decay: float = self._weight_decay
         return decay
 
-    def _prepare(self, layers: list[Any]) -> tuple[_Plan, dict[Any, list[States]]]:
+    def _prepare(self, layers: list[Any]) -> tuple[_Plan, _ByLayer]:
         """Return what a step needs, and the states that start with it."""
         decays: list[bool] | None = None if self.decay_vectors else []
         plan = _Plan(layers, [], [], ([], [], []), decays, Layer.changes)
-        started: dict[Any, list[States]] = {}
+        started = _ByLayer()
         for layer in _leaves(layers):
             if not _has_parameters(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")

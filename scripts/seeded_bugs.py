@@ -412,7 +412,7 @@ BUGS = [
         "test_layers.py"),
     Bug("a step that is counted after memory may have run out", "optimizers.py",
         "        self.steps, self._states = steps, states\n",
-        "        self.steps += 1\n        self._states = {**self._states, **(started or {})}\n",
+        "        self.steps += 1\n        self._states = self._states | (started or _ByLayer())\n",
         OUT_OF_MEMORY.format("train_step layer by layer")),
     Bug("gathered gradients changed before their step is sure", "_trainer.py",
         "                pending = self._gathered(",

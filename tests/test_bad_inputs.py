@@ -1674,6 +1674,55 @@ def test_65_a_pickle_of_an_older_version():
                           old.frozen().predict(x))
 
 
+def in_buffers(thing):
+    """Return a copy by a pickle whose arrays lie in bytes, and these bytes."""
+    buffers = []
+    packed = pickle.dumps(thing, 5, buffer_callback=buffers.append)
+    given = [bytes(buffer.raw()) for buffer in buffers]
+    return pickle.loads(packed, buffers=given), given
+
+
+def test_65_arrays_of_a_pickle_are_copied():
+    """Those that a step writes to may come out as somebody's bytes, or as a map of the file."""
+    for net in (make_network(), make_network(own=True),
+                fn.Sequential([fn.Dropout(0.3, rng=1), fn.Dense(FEATURES, CLASSES, rng=2)])):
+        net.compile(fn.Adam())
+        net.train_step(X, Y)
+        twin, given = in_buffers(net)
+        before = [bytes(bytearray(one)) for one in given]
+        for _ in range(2):
+            assert twin.train_step(X, Y) == net.train_step(X, Y)
+        assert given == before and state(twin) == state(net)
+    layers, optimizer = [fn.Dense(FEATURES, CLASSES, rng=2), fn.Dropout(rng=1)], fn.Adam()
+    optimizer.step(layers)
+    (twins, twin), _ = in_buffers((layers, optimizer))
+    for chain, rule in ((layers, optimizer), (twins, twin)):
+        chain[0].weight_grad = np.ones((FEATURES, CLASSES))
+        rule.step(chain)
+    assert np.array_equal(twins[0].weight, layers[0].weight) and twin.steps == 2
+    assert np.array_equal(twins[1].forward(X), layers[1].forward(X))
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_65_a_pickle_that_is_mapped_into_memory_stays_as_it_is(mode, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    net = fn.Sequential([fn.Dropout(0.3, rng=1), fn.Dense(FEATURES, CLASSES, rng=2)])
+    net.compile(fn.SGD(0.1, 0.9))
+    path = tmp_path / "model"
+    for learner, learn in (
+            (net, lambda one: one.train_step(X, Y)),
+            (quiet(make_estimator), lambda one: one.partial_fit(X, Y))):
+        learn(learner)
+        joblib.dump(learner, path)
+        before = path.read_bytes()
+        twin = joblib.load(path, mmap_mode=mode)
+        for _ in range(2):
+            learn(learner)
+            learn(twin)
+        assert path.read_bytes() == before
+        assert np.array_equal(twin.predict(X), learner.predict(X))
+
+
 def test_66_paths_that_cannot_be_read_or_written(tmp_path):
     net = make_network()
     missing, folder = tmp_path / "missing" / "file", tmp_path

@@ -1,6 +1,7 @@
 """The contract of layers, losses and SGD, as a script that drives them by hand sees it."""
 
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
@@ -254,6 +255,43 @@ def test_parameters_of_one_name_have_velocities_of_their_own():
     sgd.step([layer])
     sgd.step([layer])
     assert layer.a[0] == layer.b[0] == -2.5
+
+
+def test_a_shallow_copy_shares_nothing_either():
+    net = fn.Sequential([fn.Dense(3, 3, activation=fn.Dropout(rng=0), rng=0), fn.LayerNorm(3),
+                         fn.Dropout(rng=1), fn.Residual([fn.Dense(3, 3, rng=2)])])
+    x = np.ones((5, 3), np.float32)
+    before, own = net.predict(x), [copy.copy(layer) for layer in net.layers]
+    other = fn.Sequential(own)
+    expected = copy.deepcopy(net).forward(x)
+    assert np.array_equal(other.forward(x), expected)
+    for layer in own:
+        layer.trainable = False
+    other.load_state_dict({name: value + 1 for name, value in other.state_dict().items()})
+    assert all(layer.trainable for layer in net.layers)
+    assert np.array_equal(net.predict(x), before) and np.array_equal(net.forward(x), expected)
+    net.load_state_dict({name: value + 1 for name, value in net.state_dict().items()})
+
+
+def test_layers_that_compare_equal_or_are_unhashable_have_velocities_of_their_own():
+    @dataclasses.dataclass              # equal by its fields, and so without a hash
+    class Scaled:
+        name: str = "scaled"
+
+        def __post_init__(self):
+            self.w = np.zeros(1, np.float32)
+
+        def parameters(self):
+            yield "w", self.w, np.ones(1, np.float32)
+
+    a, b, sgd = Scaled(), Scaled(), fn.SGD(1.0, 0.5)
+    assert a == b
+    sgd.step([a])
+    sgd.step([a, b])
+    assert (a.w[0], b.w[0]) == (-2.5, -1)
+    (a, b), sgd = copy.deepcopy(((a, b), sgd))
+    sgd.step([a, b])
+    assert (a.w[0], b.w[0]) == (-4.25, -2.5)
 
 
 def test_copies_carry_parameters_but_no_data():

@@ -713,6 +713,24 @@ def test_copies_of_layers_and_optimizer_go_on_with_the_same_bits(name, make_copy
         before = bits(layers)
 
 
+@EACH
+def test_a_shallow_copy_of_an_optimizer_has_states_of_its_own_for_the_same_layers(
+        name, dtype, rng):
+    layers, optimizer = make_small_layers(dtype), make(name)
+    step_by_hand(layers, optimizer, *make_batch(rng, dtype, 9))
+    twin = copy.copy(optimizer)
+    batch = make_batch(rng, dtype, 9)
+    before, start = repr(twin._state(layers)), values(layers)
+    step_by_hand(layers, optimizer, *batch)
+    assert repr(twin._state(layers)) == before and (twin.steps, optimizer.steps) == (1, 2)
+    after = bits(layers)
+    own = [value for layer in layers for _, value, _ in layer.parameters()]
+    for value, old in zip(own, start, strict=True):
+        value[...] = old
+    step_by_hand(layers, twin, *batch)
+    assert bits(layers) == after
+
+
 @COPIES
 @EACH
 def test_copies_of_a_network_go_on_with_the_same_bits(name, make_copy, dtype, rng):
