@@ -13,12 +13,32 @@ from typing import Any
 
 import numpy as np
 
+_NUMBERS = frozenset((bool, int, float))
+_SILENTLY = np.errstate(all="ignore")       # whatever the caller's says: what is lost is told
+
 
 @functools.cache
 def _ends(interval: str) -> tuple[float, float]:
     """Return both ends of an interval such as "[0, 1)"."""
     low, high = interval[1:-1].split(",")
     return float(low), float(high)
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return a number as a float, an infinite one where it is too large; TypeError for no number.
+
+    A bool and text are none.
+    """
+    if type(value) is not float and (
+            isinstance(value, (bool, str, bytes, bytearray, np.ma.MaskedArray))
+            or isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "iuf"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a number, got {value!r}") from error
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def within(value: Any, name: str, interval: str) -> float:
@@ -31,21 +51,12 @@ def within(value: Any, name: str, interval: str) -> float:
     ValueError
         Outside of the interval, or NaN.
     """
-    if type(value) is not float and (
-            isinstance(value, (bool, str, bytes, bytearray, np.ma.MaskedArray))
-            or isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "iuf"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be a number, got {value!r}") from error
-    except OverflowError:
-        number = math.inf if value > 0 else -math.inf
+    found = as_number(value, name)
     low, high = _ends(interval)
-    if not (low < number < high or number == low and interval[0] == "["
-            or number == high and interval[-1] == "]"):
-        raise ValueError(f"{name} must be in the interval {interval}, got {number}")
-    return number
+    if not (low < found < high or found == low and interval[0] == "["
+            or found == high and interval[-1] == "]"):
+        raise ValueError(f"{name} must be in the interval {interval}, got {found}")
+    return found
 
 
 def finite(value: Any, name: str) -> float:
@@ -107,29 +118,43 @@ def numeric(value: Any, name: str) -> np.ndarray:
     Raises
     ------
     TypeError
-        None, a masked array, a `numpy.matrix` or a sparse matrix.
+        None, a masked array, also inside lists, a `numpy.matrix`, a sparse matrix, or an object
+        that NumPy cannot read, such as a tensor of PyTorch that wants a gradient.
     ValueError
         Complex numbers, text, objects, ragged lists.
     """
     if value is None:
         raise TypeError(f"{name} must be an array, got None")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a plain array, got a masked array, whose mask would be "
-                        "lost; call filled()")
-    if isinstance(value, np.matrix):
-        raise TypeError(f"{name} must be a plain array, got a numpy.matrix; call numpy.asarray")
     if hasattr(value, "tocsr"):
         raise TypeError(f"{name} must be a dense array, got a sparse {type(value).__name__}; "
                         "call toarray()")
+    masked = _holds_mask(value)
     try:
-        array = np.asarray(value)
+        array = value if masked else np.asanyarray(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    except (TypeError, RuntimeError) as error:      # of an __array__
+        raise TypeError(f"{name} must be an array, or what NumPy makes one of, but a "
+                        f"{type(value).__name__} came ({error}); convert it first") from error
+    if masked or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked array, whose mask would be "
+                        "lost; call filled()")
+    if isinstance(array, np.matrix):
+        raise TypeError(f"{name} must be a plain array, got a numpy.matrix; call numpy.asarray")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    return array
+    return np.asarray(array)
 
 
+def _holds_mask(value: Any, depth: int = 64) -> bool:
+    """Return whether a mask stands somewhere in nested lists, where NumPy does not see it."""
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and not _NUMBERS.issuperset(map(type, value)) and any(
+            _holds_mask(one, depth - 1) for one in value)
+    return isinstance(value, np.ma.MaskedArray)
+
+
+@_SILENTLY
 def floats(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
     """Return `value` as a C-contiguous, aligned, native array of `dtype` that the kernels take.
 
@@ -143,8 +168,7 @@ def floats(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
     array = numeric(value, name)
     if dtype is None:
         dtype = np.dtype("float32" if array.dtype.name in ("float16", "float32") else "float64")
-    with np.errstate(over="ignore"):
-        converted = np.require(array, dtype, ["C", "A"])
+    converted = np.require(array, dtype, ["C", "A"])
     if array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:
         lost = np.isinf(converted) & np.isfinite(array)
         if lost.any():
@@ -153,6 +177,7 @@ def floats(value: Any, name: str, dtype: np.dtype | None = None) -> np.ndarray:
     return converted
 
 
+@_SILENTLY
 def target(
     value: Any, n_classes: int, dtype: np.dtype, ignored: int | None = None
 ) -> np.ndarray:

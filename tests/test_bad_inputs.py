@@ -378,6 +378,56 @@ def test_26_none():
             loss().forward(matrix(1, 4), None)
 
 
+@pytest.mark.parametrize("kind", ["masked", "wants a gradient", "bfloat16", "meta", "sparse"])
+def test_21_26_arrays_of_others_that_are_none(kind):
+    """As inputs, as targets of both kinds, as weights, and as parameters."""
+    bad = [np.ma.array(row, mask=row > 0.5) for row in X]
+    if kind != "masked":
+        torch = pytest.importorskip("torch")
+        bad = {"wants a gradient": lambda: torch.ones(N, FEATURES, requires_grad=True),
+               "bfloat16": lambda: torch.ones(N, FEATURES, dtype=torch.bfloat16),
+               "meta": lambda: torch.ones(N, FEATURES, device="meta"),
+               "sparse": lambda: torch.ones(N, FEATURES).to_sparse()}[kind]()
+    net = make_network()
+    dense = net.layers[0]
+    for name, call in [
+            ("X", lambda: net.predict(bad)), ("X", lambda: net.train_step(bad, Y)),
+            ("target", lambda: net.train_step(X, bad)), ("X", lambda: net.evaluate(bad, Y)),
+            ("sample_weight", lambda: net.train_step(X, Y, bad)),
+            ("target", lambda: fn.MeanSquaredError().forward(X, bad)),
+            ("weight", lambda: setattr(dense, "weight", bad))]:
+        before = state(net)
+        with pytest.raises(TypeError, match=f"^{name} must be a"):
+            call()
+        assert state(net) == before
+
+
+def test_27_conversions_do_not_depend_on_the_callers_error_state(tmp_path):
+    """Small numbers become 0 on the way to float32, and are no error; too large ones are."""
+    small = np.full((N, FEATURES), 1e-300)
+    mapped = np.memmap(tmp_path / "x", "f8", "w+", shape=small.shape)
+    mapped[...] = small
+    with np.errstate(all="raise"):
+        for x in (small, small.tolist(), mapped):
+            for _, _, call in through_networks(x):
+                call()
+        net = make_network()
+        zeros = net.predict(np.zeros((N, FEATURES)))
+        assert np.array_equal(net.predict(small), zeros)
+        net.train_step(X, Y.astype(float), np.full(N, 1e-30))
+        net.train_step(X, Y.astype(float), [1.0] + [1e-300] * (N - 1))
+        net.layers[0].weight = np.full((FEATURES, 8), 1e-300)
+        assert not net.layers[0].weight.any()
+        net.load_state_dict({name: np.full(value.shape, 1e-300)
+                             for name, value in net.state_dict().items()})
+        assert not net.layers[2].weight.any()
+        with pytest.raises(ValueError, match="too large for float32"):
+            net.predict(np.full((N, FEATURES), 1e300))
+        model = make_estimator()
+        assert np.array_equal(model.predict(small), model.predict(0 * small))
+        model.partial_fit(small, Y)
+
+
 def test_27_values_that_overflow_in_float32():
     layer = fn.Dense(2, 2)
     with unchanged(layer):

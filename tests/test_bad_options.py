@@ -282,6 +282,18 @@ def test_02_04_05_layers_and_other_shapes(name):
 
 
 # What no layer takes, whether as an input or as a gradient.
+class Foreign:
+    """An array of another library: what `__array__` gives, or raises."""
+
+    def __init__(self, given):
+        self.given = given
+
+    def __array__(self, dtype=None, copy=None):
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
 REFUSED = {
     "13 complex": (matrix(2, 4) + 0j, ValueError, "must hold real numbers, got dtype complex64"),
     "15 text": (np.array([["1"] * 4] * 2), ValueError, "must hold real numbers, got dtype <U1"),
@@ -289,7 +301,19 @@ REFUSED = {
                    "must hold real numbers, got dtype object"),
     "15 ragged": ([[1, 2, 3, 4], [1]], ValueError, "must be an array of numbers"),
     "21 masked": (np.ma.array(matrix(2, 4)), TypeError, "must be a plain array, got a masked arr"),
+    "21 masked rows in a list": (
+        [np.ma.array([1.0, 2, 3, 4], mask=[0, 1, 0, 0])] * 2, TypeError,
+        "must be a plain array, got a masked arr"),
+    "21 a masked entry in lists": (
+        [[1.0, 2, 3, np.ma.masked]] * 2, TypeError, "must be a plain array, got a masked arr"),
+    "21 masked behind __array__": (
+        Foreign(np.ma.array(matrix(2, 4))), TypeError, "must be a plain array, got a masked arr"),
     "26 None": (None, TypeError, "must be an array, got None"),
+    "26 a tensor that wants a gradient": (
+        Foreign(RuntimeError("use detach()")), TypeError,
+        r"must be an array, .* a Foreign came \(use detach\(\)\); convert it first"),
+    "26 a tensor of another type": (
+        Foreign(TypeError("bfloat16")), TypeError, "must be an array, .* a Foreign came"),
 }
 
 
