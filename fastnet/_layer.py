@@ -121,6 +121,14 @@ def is_layer(candidate: Any) -> bool:
         hasattr(candidate, name) for name in ("forward", "backward", "parameters"))
 
 
+def listed(layers: Any) -> list[Any]:
+    """Return layers as a list; TypeError for what does not hold any."""
+    try:
+        return list(layers)
+    except TypeError as error:
+        raise TypeError(f"layers must be a sequence of layers, got {layers!r}") from error
+
+
 def check_apart(out: Any, given: Any, name: str) -> None:
     """ValueError where `out` overlaps what is still to be read when it is written."""
     if isinstance(out, np.ndarray) and isinstance(given, np.ndarray):

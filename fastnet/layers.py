@@ -38,6 +38,7 @@ from fastnet._layer import (
     check_apart,
     float_type,
     is_layer,
+    listed,
 )
 from fastnet.activations import (
     ELU,
@@ -93,7 +94,8 @@ class Dense(WeightedLayer):
     Raises
     ------
     TypeError, ValueError
-        Widths that are no positive integers, another dtype, an unknown initializer.
+        Widths that are no positive integers, another dtype, an unknown initializer or activation,
+        an activation of another width or dtype.
     MemoryError
         More weights than memory holds.
     """
@@ -115,6 +117,11 @@ class Dense(WeightedLayer):
         bias = flag(bias, "bias")
         weight_init = initializers.get(weight_init, "weight_init")
         bias_init = initializers.get(bias_init, "bias_init")
+        activation = activations.get(activation)
+        if isinstance(activation, LayerNorm) and (activation.features, activation.dtype) != (
+                n_out, dtype):
+            raise ValueError(f"activation must take {n_out} features of {dtype}, got "
+                             f"{activation!r}")
         numbers = generator(rng)
         if n_in * n_out > sys.maxsize // dtype.itemsize:
             raise MemoryError(f"no memory holds {n_in} x {n_out} weights")
@@ -124,7 +131,7 @@ class Dense(WeightedLayer):
         self.weight = weight_init((n_in, n_out), numbers)
         if bias:
             self.bias = bias_init((n_out,), numbers)
-        self._activation = activations.get(activation)
+        self._activation = activation
 
     @property
     def in_features(self) -> int:
@@ -403,12 +410,18 @@ class Residual(Layer):
     def __init__(self, layers: Sequence[Any]) -> None:
         if is_layer(layers):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
-        self.layers = tuple(layers)
+        vars(self)["layers"] = tuple(listed(layers))
         if not self.layers:
             raise ValueError("layers must hold at least 1 layer, got 0")
         for layer in self.layers:
             if not is_layer(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The inner layers, in order."""
+        inner: tuple[Any, ...] = vars(self)["layers"]       # as in older pickles
+        return inner
 
     @property
     def _chain(self) -> tuple[Any, ...]:

@@ -676,6 +676,16 @@ def test_what_is_no_activation_is_refused():
             fn.Dense(2, 2, activation=wrong)
 
 
+def test_an_activation_of_another_width_or_dtype_is_refused():
+    for wrong, n_out, dtype in [(fn.LayerNorm(3, affine=False), 2, "float32"),
+                                (fn.LayerNorm(2, affine=False, dtype="float64"), 2, "float32"),
+                                (fn.LayerNorm(2, affine=False), 2, "float64")]:
+        with pytest.raises(ValueError, match=f"activation must take 2 features of {dtype}, got"):
+            fn.Dense(4, n_out, activation=wrong, dtype=dtype)
+    layer = fn.Dense(4, 2, activation=fn.LayerNorm(2, affine=False))
+    assert layer.forward([[1, 2, 3, 4]]).shape == (1, 2)
+
+
 @pytest.mark.parametrize("name", activations.NAMES)
 def test_a_dense_with_an_activation_is_both_one_after_the_other(name, dtype, rng):
     x, dy = draw(rng, dtype, 6, 5), draw(rng, dtype, 6, 4)
