@@ -15,16 +15,18 @@ taken before (see `fastnet.schedules`). Options can be assigned later, and count
 import math
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from fastnet import _ops
 from fastnet._convert import flag, own_arrays, whole, within
-from fastnet._layer import Layer
+from fastnet._layer import Layer, listed
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
+_MOST_STEPS = 2**53 - 1             # which floats count exactly
 Rate: TypeAlias = float | Callable[[int], float]
 States: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
@@ -41,6 +43,13 @@ def _leaves(layers: Iterable[Any]) -> Iterator[Any]:
             yield layer
         else:
             yield from _leaves(inner)
+
+
+def _overlap(arrays: list[Any]) -> bool:
+    """Return whether two contiguous arrays share memory."""
+    spans = sorted((array.__array_interface__["data"][0], array.nbytes)
+                   for array in arrays if isinstance(array, np.ndarray))
+    return any(start + size > following for (start, size), (following, _) in pairwise(spans))
 
 
 def _copied(state: np.ndarray | None) -> np.ndarray | None:
@@ -168,6 +177,9 @@ class Optimizer:
 
     @steps.setter
     def steps(self, value: int) -> None:
+        value = whole(value, "steps", 0)
+        if value > _MOST_STEPS:
+            raise ValueError(f"steps must be in the interval [0, {_MOST_STEPS}], got {value}")
         self.taken[0] = value
 
     @property
@@ -178,20 +190,16 @@ class Optimizer:
     @lr.setter
     def lr(self, value: Any) -> None:
         if callable(value):
-            before, self._schedule = self._schedule, value
-            try:
-                self._lr = self._scheduled(self.steps)
-            except (TypeError, ValueError):
-                self._schedule = before
-                raise
+            self._lr, self._schedule = self._scheduled(self.steps, value), value
         else:
             self._lr, self._schedule = within(value, "lr", "[0, inf)"), None
         self._changed("lr")
 
-    def _scheduled(self, step: int) -> float:
-        """Return what the schedule gives for a step, checked."""
-        assert self._schedule is not None
-        return within(self._schedule(step), f"lr of step {step}", "[0, inf)")
+    def _scheduled(self, step: int, schedule: Callable[[int], float] | None = None) -> float:
+        """Return what a schedule, by default the own one, gives for a step, checked."""
+        asked = self._schedule if schedule is None else schedule
+        assert asked is not None
+        return within(asked(step), f"lr of step {step}", "[0, inf)")
 
     def _next(self, steps: int) -> list[float]:
         """Return the learning rates of the next steps; the last one stands for more."""
@@ -224,7 +232,7 @@ class Optimizer:
         if len(state["states"]) != len(leaves):
             raise ValueError(f"its optimizer has states of {len(state['states'])} layers")
         steps = whole(state["steps"], "steps of the optimizer", 0)
-        if steps >= 2**53:
+        if steps > _MOST_STEPS:
             raise ValueError(f"its optimizer has taken {steps} steps")
         states = _ByLayer()
         for layer, given in zip(leaves, state["states"], strict=True):
@@ -318,7 +326,7 @@ class Optimizer:
         plan, started = self._plan, None
         if plan is None or not plan.fits(layers):
             self._plan = None
-            chain = [layers] if _has_parameters(layers) else list(layers)
+            chain = [layers] if _has_parameters(layers) else listed(layers)
             plan, started = self._prepare(chain)
         # Made before: once parameters have changed, nothing may fail for want of memory.
         steps = self.steps + 1
@@ -377,7 +385,7 @@ class Optimizer:
             for one in states:
                 for place, state in zip(plan.states, one, strict=True):
                     place.append(state)
-        if len({id(value) for value in plan.values}) < len(plan.values):
+        if _overlap(plan.values):
             raise ValueError("layers must hold each parameter once, but one came twice")
         return plan, started
 

@@ -6,6 +6,9 @@ it begins, so that no Python runs between steps.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 from fastnet._convert import positive, whole, within
 
@@ -17,7 +20,26 @@ def _number(step: int) -> int:
     return min(whole(step, "step", 0), 2**63)
 
 
-class StepDecay:
+_rate = partial(within, interval="[0, inf)")
+_count = partial(whole, least=0)
+
+
+class _Schedule:
+    """Base of the schedules: numbers are checked, also when they are assigned later."""
+
+    _checks: ClassVar[dict[str, Callable[..., Any]]]        # of value and name
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._checks:
+            value = self._checks[name](value, name)
+            self._check(**{**vars(self), name: value})
+        super().__setattr__(name, value)
+
+    def _check(self, **numbers: Any) -> None:
+        """Refuse numbers that do not go together."""
+
+
+class StepDecay(_Schedule):
     """`lr * factor ** (step // every)`: constant, but for a jump every so many steps.
 
     Parameters
@@ -35,9 +57,10 @@ class StepDecay:
         A number outside its interval.
     """
 
+    _checks: ClassVar = {"lr": _rate, "every": positive, "factor": _rate}
+
     def __init__(self, lr: float, every: int, factor: float = 0.1) -> None:
-        self.lr, self.every = within(lr, "lr", "[0, inf)"), positive(every, "every")
-        self.factor = within(factor, "factor", "[0, inf)")
+        self.lr, self.every, self.factor = lr, every, factor
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, an int counted from 0."""
@@ -50,7 +73,7 @@ class StepDecay:
         return f"StepDecay({self.lr}, every={self.every}, factor={self.factor})"
 
 
-class Cosine:
+class Cosine(_Schedule):
     """Half a cosine from `lr` down to `final`, after a linear warm-up.
 
     For `step < warmup` it is `lr * (step + 1) / warmup`; then, with `p` from 0 to 1 on the way to
@@ -74,12 +97,15 @@ class Cosine:
         A number outside its interval.
     """
 
+    _checks: ClassVar = {"lr": _rate, "steps": positive, "warmup": _count, "final": _rate}
+
     def __init__(self, lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> None:
-        self.lr, self.steps = within(lr, "lr", "[0, inf)"), positive(steps, "steps")
-        self.warmup = whole(warmup, "warmup", 0)
-        self.final = within(final, "final", "[0, inf)")
-        if self.warmup >= self.steps:
-            raise ValueError(f"warmup must be less than steps, {self.steps}, got {warmup}")
+        self.lr, self.steps, self.warmup, self.final = lr, steps, warmup, final
+
+    def _check(self, **numbers: Any) -> None:
+        steps, warmup = numbers.get("steps", math.inf), numbers.get("warmup", 0)
+        if warmup >= steps:
+            raise ValueError(f"warmup must be less than steps, {steps}, got {warmup}")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, an int counted from 0."""
@@ -93,7 +119,7 @@ class Cosine:
         return f"Cosine({self.lr}, steps={self.steps}, warmup={self.warmup}, final={self.final})"
 
 
-class InverseScaling:
+class InverseScaling(_Schedule):
     """`lr / (step + 1) ** power`, scikit-learn's "invscaling" with a count of steps.
 
     Parameters
@@ -109,9 +135,10 @@ class InverseScaling:
         A number outside its interval.
     """
 
+    _checks: ClassVar = {"lr": _rate, "power": _rate}
+
     def __init__(self, lr: float, power: float = 0.5) -> None:
-        self.lr = within(lr, "lr", "[0, inf)")
-        self.power = within(power, "power", "[0, inf)")
+        self.lr, self.power = lr, power
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, an int counted from 0."""

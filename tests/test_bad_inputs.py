@@ -689,6 +689,22 @@ def test_49_what_a_layer_is_cannot_be_assigned(layer, name):
         _ops.as_floats([1.0], "X", "float32")
 
 
+def test_49_the_layers_of_a_residual_cannot_be_assigned():
+    residual = fn.Residual([fn.Dense(3, 3, rng=0)])
+    net, inner = fn.Sequential([fn.Dense(3, 3), residual]), residual.layers
+    for new in ([fn.Dense(3, 3)], (residual,)):
+        with pytest.raises(AttributeError):
+            residual.layers = new
+    assert residual.layers is inner and net.predict(np.ones((1, 3))).shape == (1, 3)
+    for twin in (copy.copy(residual), pickle.loads(pickle.dumps(residual))):
+        assert np.array_equal(twin.layers[0].weight, inner[0].weight)
+    for wrong in (None, 5):
+        with pytest.raises(TypeError, match=f"^layers must be a sequence of layers, got {wrong}"):
+            fn.Residual(wrong)
+        with pytest.raises(TypeError, match=f"^layers must be a sequence of layers, got {wrong}"):
+            fn.SGD(0.1).step(wrong)
+
+
 def test_49_sgd_checks_all_before_it_changes_any():
     good, bad = fn.Dense(2, 2), fn.Dense(2, 2)
     good.weight_grad = bad.weight_grad = np.ones((2, 2))

@@ -627,6 +627,35 @@ def test_49_betas(kind, betas, error, match):
     assert optimizer.betas == (0.5, 0.25)
 
 
+@pytest.mark.parametrize("steps, error", [
+    (-5, ValueError), (-2**63, ValueError), (2**53, ValueError), (2**70, ValueError),
+    (1.7, TypeError), ("1", TypeError), (True, TypeError), (None, TypeError)])
+def test_49_numbers_of_steps_that_are_none(steps, error):
+    adam = fn.Adam()
+    adam.steps = np.int64(7)
+    with pytest.raises(error, match="^steps must be "):
+        adam.steps = steps
+    assert adam.steps == 7
+
+
+def test_49_two_views_of_one_parameter():
+    class Views:
+        def __init__(self, *views):
+            self.views = views
+
+        def parameters(self):
+            for view in self.views:
+                yield "w", view, np.ones_like(view)
+
+    memory = np.zeros(8, np.float32)
+    for views in [(memory, memory[:]), (memory[:5], memory[4:]), (memory[2:3], memory)]:
+        with pytest.raises(ValueError, match="each parameter once, but one came twice"):
+            fn.SGD(1.0).step([Views(*views)])
+        assert not memory.any()
+    fn.SGD(1.0).step([Views(memory[:4]), Views(memory[4:])])
+    assert memory.tolist() == [-1.0] * 8
+
+
 def test_49_nesterov_needs_momentum():
     sgd = fn.SGD(0.1, 0.5, True)
     with pytest.raises(ValueError, match=r"momentum must be in the interval \(0, 1\) with nest"):

@@ -97,6 +97,40 @@ def test_a_number_takes_the_place_of_a_schedule_and_back():
     assert pickle.loads(pickle.dumps(sgd)).lr == SCHEDULE(0)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, KeyboardInterrupt, ValueError])
+def test_a_schedule_that_fails_is_not_taken(error):
+    def broken(step):
+        raise error
+
+    sgd = fn.SGD(SCHEDULE)
+    with pytest.raises(error):
+        sgd.lr = broken
+    assert sgd.schedule is SCHEDULE and sgd.lr == SCHEDULE(0)
+
+
+@pytest.mark.parametrize("make, name, good, bad, text", [
+    (lambda: schedules.StepDecay(1, 3), "every", 2, 0, "every must be in the interval"),
+    (lambda: schedules.StepDecay(1, 3), "factor", 0.5, math.nan, "factor must be"),
+    (lambda: schedules.Cosine(1, 5, 2), "steps", 3, 0, "steps must be in the interval"),
+    (lambda: schedules.Cosine(1, 5, 2), "steps", 3, 2, "warmup must be less than steps, 2, got 2"),
+    (lambda: schedules.Cosine(1, 5, 2), "warmup", 4, 5, "warmup must be less than steps, 5, got 5"),
+    (lambda: schedules.Cosine(1, 5, 2), "final", 0.1, -1, "final must be"),
+    (lambda: schedules.InverseScaling(1), "power", 1.0, -0.5, "power must be in the interval"),
+    (lambda: schedules.InverseScaling(1), "lr", 0.5, math.inf, "lr must be in the interval"),
+])
+def test_numbers_that_are_assigned_are_checked(make, name, good, bad, text):
+    schedule = make()
+    before = repr(schedule)
+    with pytest.raises(ValueError, match=text):
+        setattr(schedule, name, bad)
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        setattr(schedule, name, "1")
+    assert repr(schedule) == before
+    setattr(schedule, name, good)
+    assert getattr(schedule, name) == good and repr(pickle.loads(pickle.dumps(schedule))) == repr(
+        copy.copy(schedule)) == repr(schedule) != before
+
+
 def test_a_bad_rate_later_on_stops_the_step(rng):
     net = network(fn.SGD(lambda step: 0.1 if step < 2 else math.nan), "float32")
     x, y = rng.normal(size=(4, 4)), rng.integers(3, size=4)
