@@ -213,7 +213,7 @@ class Tally:
                 if isinstance(value, (str, bytes, bytearray)):
                     raise TypeError("text")
                 found[name] = float(value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise TypeError(f"the metric {name} must return a number, got {value!r}") from error
         return found
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
+from fastnet._convert import as_number
 from fastnet._describe import describe
 from fastnet._fitting import NOTHING, Portion, Samples, Tally, lazy_rows
 from fastnet._ranks import Ranks
@@ -89,7 +90,9 @@ def _weights_of_classes(
         class_weight = {label: number / (len(counted) * n) for label, n in counted.items()}
     if not isinstance(class_weight, dict):
         raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
-    return [float(class_weight.get(label, 1.0)) for label in target.tolist()]
+    weights = {label: as_number(weight, f"class_weight[{label!r}]")
+               for label, weight in class_weight.items()}
+    return [weights.get(label, 1.0) for label in target.tolist()]
 
 
 def _columns(scores: np.ndarray) -> int:

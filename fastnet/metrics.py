@@ -136,7 +136,10 @@ def get(metric: Any) -> tuple[str, Metric]:
                          f"{', '.join(map(repr, NAMES))}, got {metric!r}")
     if not callable(metric):
         raise TypeError(f"metrics must hold names and callables, got {metric!r}")
-    return getattr(metric, "__name__", type(metric).__name__), metric
+    name = getattr(metric, "__name__", type(metric).__name__)
+    if not isinstance(name, str):
+        raise TypeError(f"metrics must have a str as __name__, got {name!r}")
+    return name, metric
 
 
 NAMES: dict[str, Metric] = {

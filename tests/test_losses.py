@@ -1151,3 +1151,15 @@ def test_a_networks_mean_does_not_depend_on_the_size_of_the_weights(name, dtype,
         weights = np.where(some > 0, size, 0).astype(dtype)
         np.testing.assert_allclose(trained(weights), expected,
                                    rtol=1e-5 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("weight, error", [
+    (10**400, ValueError), ("abc", TypeError), ("2", TypeError), (None, TypeError),
+    (1j, TypeError), (True, TypeError)], ids=lambda value: str(value)[:5])
+def test_49_weights_of_classes_in_a_fit_are_numbers(weight, error):
+    net = fn.Sequential([fn.Dense(2, 2, rng=0)])
+    net.compile()
+    before = net.layers[0].weight.tobytes()
+    with pytest.raises(error, match="class_weight"):
+        net.fit(np.ones((3, 2)), [0, 1, 1], verbose=0, class_weight={0: weight})
+    assert net.layers[0].weight.tobytes() == before

@@ -399,3 +399,22 @@ def test_metrics_are_pickled_with_the_network():
     for network in (net, copy):
         network.history = vars(network.fit(x, y, rng=0, verbose=0))
     assert copy.history == net.history
+
+
+def test_a_metric_that_returns_a_number_too_large_or_has_no_name():
+    def huge(scores, target):
+        return 10**400
+
+    net = fn.Sequential([fn.Dense(2, 2, rng=0)])
+    net.compile(metrics=[huge])
+    with pytest.raises(TypeError, match="the metric huge must return a number"):
+        net.evaluate(np.ones((3, 2)), [0, 1, 1])
+
+    class Numbered:
+        __name__ = 5
+
+        def __call__(self, scores, target):
+            return 0.0
+
+    with pytest.raises(TypeError, match="metrics must have a str as __name__, got 5"):
+        net.compile(metrics=[Numbered()])
