@@ -800,8 +800,7 @@ def refuse(doors, error, match, leaves=state):
         with pytest.raises(error, match=match):
             call()
             pytest.fail(name)
-        if "validation" not in name or "own" not in name:
-            assert leaves(net) == before, name
+        assert leaves(net) == before, name
         assert np.isfinite(net.train_step(X, Y)), name
 
 
@@ -822,7 +821,7 @@ def test_01_networks_and_no_rows():
         if name.split(",")[0] in LEARN:
             with pytest.raises(ValueError, match="a mean over 0 rows is not defined"):
                 call()
-            assert state(net) == before or "validation" in name
+            assert state(net) == before, name
         else:
             assert call().shape in ((0, CLASSES), (0,)), name
     refuse_by_estimators(through_estimators(X[:0]), ValueError, "0 sample")
@@ -1095,14 +1094,7 @@ def test_28_29_30_32_33_34_35_networks_and_targets_that_are_none(name):
 
 
 def test_26_networks_and_no_target():
-    for name, net, call in targets_through_networks(None):
-        if name.startswith("fit, "):
-            with pytest.raises((TypeError, ValueError)):
-                call()
-            continue
-        with pytest.raises(TypeError, match="target must be an array, got None"):
-            call()
-        assert np.isfinite(net.train_step(X, Y))
+    refuse(targets_through_networks(None), TypeError, "target must be an array, got None")
 
 
 def test_31_32_33_35_labels_of_other_types_through_the_other_doors():
@@ -1553,9 +1545,12 @@ def test_54_an_interrupt_stops_a_fit_between_two_steps(own):
     before = signal.signal(signal.SIGALRM, interrupt)
     x, y = np.tile(X, (500, 1)), np.tile(Y, 500)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt):
-            net.fit(x, y, batch_size=len(x), shuffle=False, epochs=10**9, verbose=0)
+        for seconds in (0.05, 0.5, 5, 50):      # until a step was taken, also where that is slow
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            with pytest.raises(KeyboardInterrupt):
+                net.fit(x, y, batch_size=len(x), shuffle=False, epochs=10**9, verbose=0)
+            if net.optimizer.steps:
+                break
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

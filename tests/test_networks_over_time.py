@@ -192,10 +192,11 @@ class Machine(stateful.RuleBasedStateMachine):
         elif way == "copy":
             other = copy.deepcopy(self.net)
         else:
-            state = self.net.state_dict()
+            state, before = self.net.state_dict(), bits(self.net)
             self.edit(0, 1, True)
             self.net.load_state_dict(state)
-            for i, dense in enumerate(self.dense()):        # the same bits as before
+            assert bits(self.net) == before
+            for i, dense in enumerate(self.dense()):
                 self.twin.W[i][...], self.twin.b[i][...] = dense.weight, dense.bias
             return
         x, labels = self.batch(9, 9)
