@@ -512,7 +512,10 @@ cdef class Engine:
             op.to = turn * self.widest
             turn = 1 - turn
             from_ = op.to
-        self.operations[self.n_operations - 1].to = OUTPUT
+        i = self.n_operations - 1
+        while self.operations[i].kind == DROPOUT:
+            i -= 1
+        self.operations[i].to = OUTPUT
         self.predict_columns = (2 + deepest) * self.widest
         for i in range(self.n_operations):
             self.operations[i].stats_from = self.predict_columns
@@ -771,9 +774,6 @@ cdef class Engine:
                 arena.works[found].skip_row = self.widest
             found += 1
         through(arena.works, found, n, threads, self.has_wide)
-        op = &self.operations[self.n_operations - 1]
-        if op.kind == DROPOUT:          # does nothing, but the output is elsewhere
-            memcpy(y, self.at(op.from_, start, rows, x, y), n * op.n_out * self.itemsize)
 
     # ---- A step --------------------------------------------------------------------------------
 

@@ -816,11 +816,8 @@ class _MLP(BaseMultilayerPerceptron):
         def accept(theta: np.ndarray) -> None:
             put(theta)
             assert network._parameters is not None
-            network._use.begin(True)
-            try:
+            with network._use.exclusive:
                 network._parameters[:] = tried._parameters      # at once: Ctrl-C cannot halve it
-            finally:
-                network._use.end(True)
             self._has_stepped = True
 
         def count(theta: np.ndarray) -> None:
