@@ -202,6 +202,14 @@ def _parsed(kind: type[int] | type[float], cell: str) -> float | None:
     return value if -LARGEST <= value <= LARGEST and "_" not in cell else None
 
 
+def _is_out_of_range(cell: str) -> bool:
+    """Return whether a cell holds a number, but NaN, infinity or too large a one."""
+    try:
+        return not abs(float(cell)) <= LARGEST
+    except ValueError:
+        return False
+
+
 def _complaint(cell: str) -> str:
     """Return what is wrong with a cell that holds no number."""
     if not cell:
@@ -281,9 +289,10 @@ def _encode(
         return np.array(numbers, np.float64), None
     if all(whole):
         return _labels([int(cell) for cell in cells])
-    if task is None and any(number is not None and not w
-                            for number, w in zip(numbers, whole, strict=True)):
-        i = numbers.index(None)
+    if task is None and any(number is not None for number in numbers) and (
+            any(number is not None and not w for number, w in zip(numbers, whole, strict=True))
+            or any(map(_is_out_of_range, cells))):
+        i = next((i for i, cell in enumerate(cells) if _is_out_of_range(cell)), numbers.index(None))
         raise FileError(f"{place(i)}: {_complaint(cells[i])}, while others are; "
                         "--task classification takes all as names of classes")
     return _labels(cells)

@@ -32,13 +32,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import (
     _check_sample_weight,
+    check_array,
     check_is_fitted,
     column_or_1d,
     validate_data,
 )
 
 from fastnet import activations
-from fastnet._convert import numeric, set_random_state
+from fastnet._convert import numeric, set_random_state, within
 from fastnet._distributed import SharedFitting
 from fastnet._engine import Use
 from fastnet._fitting import Fitting, Portion, Samples, Tally
@@ -482,6 +483,9 @@ class _MLP(BaseMultilayerPerceptron):
         for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight),
                             ("X_val", X_val), ("y_val", y_val)):
             _check_unmasked(value, name)
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together, got "
+                             f"{'y_val' if X_val is None else 'X_val'} alone")
         with self._use.exclusive:
             before, self._has_stepped = dict(vars(self)), False
             try:
@@ -533,8 +537,10 @@ class _MLP(BaseMultilayerPerceptron):
             weights = _check_sample_weight(
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         if self.class_weight is not None:
+            self._check_class_weight()
             by_class = compute_sample_weight(self.class_weight, labels)
-            weights = np.asarray(by_class if weights is None else by_class * weights, X.dtype)
+            weights = _check_sample_weight(
+                by_class if weights is None else by_class * weights, X, dtype=X.dtype)
         with self.network_._use.training:       # nor does another thread train the network itself
             if self.solver == "lbfgs":
                 if ranks is not None:
@@ -545,6 +551,14 @@ class _MLP(BaseMultilayerPerceptron):
         if not all(np.isfinite(value).all() for _, value, _ in self.network_.parameters()):
             raise ValueError(NOT_FINITE)
         return self
+
+    def _check_class_weight(self) -> None:
+        """TypeError or ValueError for a weight that is no number, negative or not finite."""
+        given = self.class_weight
+        for weights in given if isinstance(given, list) else [given]:
+            if isinstance(weights, dict):
+                for label, weight in weights.items():
+                    within(weight, f"class_weight[{label!r}]", "[0, inf)")
 
     def _share_random_state(self, ranks: Ranks) -> None:
         """Go on with the random numbers that rank 0 has."""
@@ -597,12 +611,12 @@ class _MLP(BaseMultilayerPerceptron):
         taken: np.ndarray = as_floats(X, "X", self.network_.dtype)
         return taken
 
-    def _target(self, y: np.ndarray) -> np.ndarray:
+    def _target(self, y: np.ndarray, name: str = "y") -> np.ndarray:
         """Return labels of several classes as indices, and anything else as rows."""
         if self.out_activation_ == "softmax":
             labels: np.ndarray = y.argmax(axis=1)
             return labels
-        rows: np.ndarray = as_floats(y, "y", self.network_.dtype)
+        rows: np.ndarray = as_floats(y, name, self.network_.dtype)
         smoothing = self.label_smoothing
         if not smoothing:
             return rows
@@ -694,12 +708,27 @@ class _MLP(BaseMultilayerPerceptron):
         if given is not None:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
             check_consistent_length(X, y)
-        y = np.asarray(y)
         if is_classifier(self):
-            y = self._label_binarizer.transform(y)
+            y = self._label_binarizer.transform(self._labels(y, "y_val"))
+        else:
+            y = check_array(y, ensure_2d=False, input_name="y_val")
         y = y.reshape(len(y), -1)
         self._check_outputs(y, "y_val")
-        return Samples(self._as_taken(X), self._target(y), None)
+        return Samples(self._as_taken(X), self._target(y, "y_val"), None)
+
+    def _labels(self, y: Any, name: str) -> np.ndarray:
+        """Return labels as an array; ValueError for a class that the estimator does not know."""
+        found: np.ndarray = np.asarray(y)
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            self._check_outputs(found.reshape(len(found), -1), name)
+            return found
+        found = column_or_1d(found)
+        known = set(self.classes_.tolist())
+        for i, label in enumerate(found.tolist()):
+            if label not in known:
+                raise ValueError(f"{name}[{i}] is {label!r}, but the classes are "
+                                 f"{self.classes_.tolist()}")
+        return found
 
     def _check_outputs(self, y: np.ndarray, name: str) -> None:
         """ValueError unless rows have as many columns as the network has outputs."""
@@ -859,6 +888,19 @@ class _MLP(BaseMultilayerPerceptron):
         with self._use:
             self._synchronise()
             return _outputs(self.out_activation_, self.network_.predict(self._as_taken(X)))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the share of right answers, or R^2, as theirs.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix (n, n_features)
+        y : array_like (n,) or (n, n_outputs)
+        sample_weight : array_like (n,), optional
+        """
+        for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight)):
+            _check_unmasked(value, name)
+        return float(super().score(X, y, sample_weight=sample_weight))
 
     def _predict(self, X: Any, check_input: bool = True) -> np.ndarray:
         with self._use:                         # until scores have become answers
@@ -1069,7 +1111,7 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
             same data: each takes its part of every batch, and all end with what one process comes
             to, up to rounding. See docs/DISTRIBUTED.md. Not with solver "lbfgs".
         """
-        validation = None if X_val is None else (X_val, y_val)
+        validation = None if X_val is y_val is None else (X_val, y_val)
         with all_or_none(ranks := ranks_of(comm)):
             self._fit(X, y, sample_weight, False, validation, ranks)
         return self
@@ -1154,7 +1196,7 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,
             y_val: Any = None, comm: Any = None) -> MLPRegressor:
         """Train: as `MLPClassifier.fit`."""
-        validation = None if X_val is None else (X_val, y_val)
+        validation = None if X_val is y_val is None else (X_val, y_val)
         with all_or_none(ranks := ranks_of(comm)):
             self._fit(X, y, sample_weight, False, validation, ranks)
         return self

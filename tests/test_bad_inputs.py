@@ -1003,7 +1003,10 @@ def test_21_estimators_and_masks():
     for call, name in ((lambda: model.fit(X, labels), "y"),
                        (lambda: model.partial_fit(X, labels), "y"),
                        (lambda: model.fit(X, Y, weights), "sample_weight"),
-                       (lambda: model.fit(X, Y, X_val=X, y_val=labels), "y_val")):
+                       (lambda: model.fit(X, Y, X_val=X, y_val=labels), "y_val"),
+                       (lambda: model.score(X, labels), "y"),
+                       (lambda: model.score(X, Y, weights), "sample_weight"),
+                       (lambda: make_estimator("MLPRegressor").score(X, labels), "y")):
         with pytest.raises(TypeError, match=f"{name} must be a plain array, got a masked array"):
             call()
 
@@ -1124,6 +1127,46 @@ def test_30_34_estimators_and_labels_that_are_none():
                      lambda wrong=wrong: make_estimator().partial_fit(X, wrong)):
             with pytest.raises(ValueError, match=match):
                 call()
+
+
+WRONG_VALIDATION = {
+    # row: (estimator, y_val, what the message says)
+    "06": ("MLPClassifier", Y[:-1], "inconsistent numbers of samples"),
+    "28": ("MLPClassifier", labels_with(7, int), r"y_val\[3\] is 7, but the classes are \[0, 1, 2"),
+    "29": ("MLPClassifier", labels_with(-1, int), r"y_val\[3\] is -1, but the classes are"),
+    "30": ("MLPClassifier", labels_with(0.5), r"y_val\[3\] is 0.5, but the classes are"),
+    "33": ("MLPClassifier", labels_with("a", object), r"y_val\[3\] is 'a', but the classes are"),
+    "34": ("MLPClassifier", labels_with(np.nan), r"y_val\[3\] is nan, but the classes are"),
+    "35": ("MLPClassifier", np.eye(3)[Y], "y should be a 1d array"),
+    "27 numbers": ("MLPRegressor", labels_with(1e39), r"y_val\[3, 0\] is 1e\+39, too large"),
+    "33 numbers": ("MLPRegressor", labels_with("a", object), "could not convert"),
+    "34 numbers": ("MLPRegressor", labels_with(np.nan), "Input y_val contains NaN"),
+    "34 infinity": ("MLPRegressor", labels_with(np.inf), "Input y_val contains infinity"),
+    "35 numbers": ("MLPRegressor", np.eye(3)[Y], "y_val must have 1 outputs, got 3"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VALIDATION)
+def test_06_27_28_29_30_33_34_35_estimators_and_targets_for_validation(name):
+    kind, targets, match = WRONG_VALIDATION[name]
+    answers = {"MLPClassifier": Y, "MLPRegressor": X[:, 0]}[kind]
+    refuse_by_estimators(
+        [(name, model := make_estimator(kind, answers), lambda: quiet(
+            lambda: model.fit(X, answers, X_val=X, y_val=targets)))], ValueError, match)
+
+
+def test_26_estimators_and_half_of_the_data_for_validation():
+    for given in ("X_val", "y_val"):
+        half = {given: X if given == "X_val" else Y}
+        refuse_by_estimators(
+            [(given, model := make_estimator(), lambda model=model, half=half: model.fit(
+                X, Y, **half))], ValueError, f"X_val and y_val .* got {given} alone")
+
+
+def test_35_rows_and_labels_for_validation_are_told_apart():
+    model = make_estimator(y=np.eye(3, dtype=int)[Y])
+    with pytest.raises(ValueError, match="y_val must have 3 outputs, got 1"):
+        model.fit(X, np.eye(3, dtype=int)[Y], X_val=X, y_val=Y)
 
 
 WRONG_WEIGHTS = {
@@ -1368,6 +1411,7 @@ def test_48_arrays_that_are_assigned_to_a_networks_layers(dtype):
     assert not np.array_equal(net.predict(X), net.predict(0 * X))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_49_networks_and_hyper_parameters_that_are_none():
     net = make_network()
     before = state(net)
@@ -1388,7 +1432,12 @@ def test_49_networks_and_hyper_parameters_that_are_none():
             ({"activation": ["relo"]}, "activation must hold names"),
             ({"dtype": np.int64}, "dtype must be float32, float64"),
             ({"callbacks": [3]}, "callback"), ({"solver": "sgd", "weight_decay": 0.1}, "adam"),
-            ({"class_weight": {0: "a"}}, "could not convert"),
+            ({"class_weight": {0: "a"}}, r"class_weight\[0\] must be a number, got 'a'"),
+            ({"class_weight": {0: -1.0}}, r"class_weight\[0\] must be in the interval \[0, inf\)"),
+            ({"class_weight": {2: np.nan}}, r"class_weight\[2\] must be .* got nan"),
+            ({"class_weight": {2: np.inf}}, r"class_weight\[2\] must be .* got inf"),
+            ({"class_weight": {0: 0, 1: 0, 2: 0}}, "at least one non-zero"),
+            ({"class_weight": {0: 1e39}}, "too large for dtype"),
             ({"early_stopping": True, "validation_fraction": 0.01}, "validation set is too small"),
             ({"solver": "lbfgs", "dropout": 0.1}, "dropout needs")):
         refuse_by_estimators(
@@ -1806,6 +1855,7 @@ def test_66_paths_that_cannot_be_read_or_written(tmp_path):
 
 # ---- Tables for the command line ---------------------------------------------------------------
 
+NUMBERED = [[*row[:3], i % 2] for i, row in enumerate(ROWS)]
 TABLES = {
     # row: (lines of the table, header, what the message says)
     "01": ([], "a,b,c,kind", "there are no rows below the header"),
@@ -1816,6 +1866,10 @@ TABLES = {
     "27": ([*ROWS, [1, "1e300", 2, "x"]], "a,b,c,kind", "'1e300' is too large"),
     "27 float32": ([*ROWS, [1, "1e39", 2, "x"]], "a,b,c,kind", "1e+39 is too far from the train"),
     "34": ([*ROWS, [1, 2, 3, ""]], "a,b,c,kind", "column 'kind': the cell is empty"),
+    "34 nan": ([*NUMBERED, [1, 2, 3, "nan"]], "a,b,c,kind",
+               "column 'kind': 'nan' is not a finite number, while others are"),
+    "34 inf": ([*NUMBERED, [1, 2, 3, "-inf"]], "a,b,c,kind", "'-inf' is not a finite number"),
+    "34 large": ([*NUMBERED, [1, 2, 3, "1e300"]], "a,b,c,kind", "'1e300' is too large"),
     "37": ([*ROWS, [1, "nan", 2, "x"]], "a,b,c,kind", "'nan' is not a finite number"),
     "37 inf": ([*ROWS, [1, "-inf", 2, "x"]], "a,b,c,kind", "'-inf' is not a finite number"),
 }
@@ -1831,7 +1885,7 @@ def test_01_02_05_15_26_27_34_37_tables_for_the_command_line(name, tmp_path):
                                     "--out", tmp_path / "model")
         assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
         assert os.listdir(tmp_path) == ["table.csv"]
-    if name in ("02", "34"):
+    if name == "02" or "34" in name:
         return
     path.write_text(table(ROWS))
     assert command("train", path, "--target", "kind", "--epochs", 1, "--out",
@@ -1841,11 +1895,23 @@ def test_01_02_05_15_26_27_34_37_tables_for_the_command_line(name, tmp_path):
     assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
 
 
+def test_33_texts_that_look_like_numbers_may_be_names_of_classes(tmp_path):
+    """Where all are names, or where these are asked for."""
+    path = tmp_path / "table.csv"
+    for names, options in ((["nan", "inf", "x"], []), ([0, 1, "unknown"], []),
+                           ([0, 1, "nan"], ["--task", "classification"])):
+        path.write_text(table([[*row[:3], names[i % 3]] for i, row in enumerate(ROWS)]))
+        status, output, errors = command("train", path, "--target", "kind", "--epochs", 1,
+                                         "--out", tmp_path / "model", "--force", *options)
+        assert status == 0 and "3 classes" in output, (output, errors)
+
+
 ARRAYS = {
     "04": ({"x": np.zeros((20, 3, 2))}, "x must have shape (n, n_features)"),
     "06": ({"y": np.arange(19) % 2}, "x has 20 rows, but y has 19"),
     "13": ({"x": np.zeros((20, 3), complex)}, "x must hold real numbers, got dtype complex128"),
     "15": ({"x": np.full((20, 3), "a", object)}, "is not an NPZ file of plain arrays"),
+    "34": ({"y": np.where(np.arange(20) == 3, np.nan, 1)}, "'nan' is not a finite number"),
 }
 
 
