@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from doors import (
+    ANSWERS,
     CLASSES,
     FEATURES,
     LEARN,
@@ -1011,6 +1012,35 @@ def test_21_estimators_and_masks():
             call()
 
 
+FROZEN_REFUSES = {
+    "04": (X[0], ValueError, "X must have 2 dimensions, got 1"),
+    "05": (X[:, :3], ValueError, "X must have 4 features, got 3"),
+    **{name: case for name, case in UNFIT.items() if name != "27"},
+}
+
+
+@pytest.mark.parametrize("name", FROZEN_REFUSES)
+def test_04_05_13_15_21_26_frozen_estimators_refuse(name):
+    pytest.importorskip("sklearn")
+    x, error, match = FROZEN_REFUSES[name]
+    for kind, answers in ANSWERS.items():
+        frozen = make_estimator(kind, answers).frozen()
+        for door in ("predict", "predict_proba")[:1 + (kind == "MLPClassifier")]:
+            expected = getattr(frozen, door)(X)
+            with pytest.raises(error, match=match):
+                getattr(frozen, door)(x)
+            assert np.array_equal(getattr(frozen, door)(X), expected)
+
+
+def test_01_37_frozen_estimators_pass_on_what_networks_do():
+    pytest.importorskip("sklearn")
+    frozen = make_estimator().frozen()
+    x = X.copy()
+    x[3, 1] = np.nan
+    assert frozen.predict(X[:0]).shape == (0,)
+    assert np.isnan(frozen.predict_proba(x)).any(axis=1).nonzero()[0].tolist() == [3]
+
+
 def test_22_24_other_doors_and_matrices():
     with pytest.warns(PendingDeprecationWarning):
         x = np.matrix(X)
@@ -1149,7 +1179,7 @@ WRONG_VALIDATION = {
 @pytest.mark.parametrize("name", WRONG_VALIDATION)
 def test_06_27_28_29_30_33_34_35_estimators_and_targets_for_validation(name):
     kind, targets, match = WRONG_VALIDATION[name]
-    answers = {"MLPClassifier": Y, "MLPRegressor": X[:, 0]}[kind]
+    answers = ANSWERS[kind]
     refuse_by_estimators(
         [(name, model := make_estimator(kind, answers), lambda: quiet(
             lambda: model.fit(X, answers, X_val=X, y_val=targets)))], ValueError, match)
@@ -1833,6 +1863,32 @@ def test_65_a_pickle_that_is_mapped_into_memory_stays_as_it_is(mode, tmp_path):
         assert np.array_equal(twin.predict(X), learner.predict(X))
 
 
+def test_65_pickles_of_what_predicts_of_an_older_version():
+    from test_model_files import GOLDEN
+
+    old = pickle.loads((GOLDEN / "predictor-0.1.pickle").read_bytes())
+    expected = [-0.27817597, 0.26768403, -0.11605255]
+    for predictor in (old, pickle.loads(pickle.dumps(old))):
+        np.testing.assert_allclose(predictor.predict(np.ones((1, old.in_features)))[0], expected,
+                                   atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
+def test_65_pickles_of_estimators_of_an_older_version():
+    pytest.importorskip("sklearn")
+    from test_model_files import GOLDEN
+
+    x = [[0.1257302165, -0.1321048588, 0.6404226422], [0.1049001142, -0.5356693864, 0.3615950644]]
+    expected = [[0.193509, 0.512031, 0.294459], [0.239929, 0.476142, 0.283929]]
+    for name in ("estimator-0.1.pickle", "estimator-frozen-0.1.pickle"):
+        old = pickle.loads((GOLDEN / name).read_bytes())
+        for model in (old, pickle.loads(pickle.dumps(old))):
+            np.testing.assert_allclose(model.predict_proba(np.float32(x)), expected, atol=1e-5)
+            assert model.predict(np.float32(x)).tolist() == ["no", "no"]
+            if hasattr(model, "partial_fit"):
+                assert np.isfinite(model.partial_fit(np.float32(x), ["yes", "no"]).loss_)
+
+
 def test_66_paths_that_cannot_be_read_or_written(tmp_path):
     net = make_network()
     missing, folder = tmp_path / "missing" / "file", tmp_path
@@ -1906,6 +1962,19 @@ def test_33_texts_that_look_like_numbers_may_be_names_of_classes(tmp_path):
         assert status == 0 and "3 classes" in output, (output, errors)
 
 
+def test_03_one_class_on_the_command_line(tmp_path):
+    path, arrays = tmp_path / "table.csv", tmp_path / "arrays.npz"
+    path.write_text(table([[*row[:3], "x"] for row in ROWS]))
+    np.savez(arrays, x=X[:, :3], y=np.zeros(20, int))
+    for arguments in ([path, "--target", "kind"], [arrays]):
+        status, output, errors = command("train", *arguments, "--epochs", 1, "--out",
+                                         tmp_path / "model", "--force")
+        assert status == 0 and "one of 1 classes" in output, (output, errors)
+        status, output, errors = command("predict", tmp_path / "model.safetensors", arguments[0])
+        name = "x" if arguments[0] is path else "0"
+        assert output.split() == [f"label,{name}"] + [f"{name},1.0"] * N, (output, errors)
+
+
 ARRAYS = {
     "04": ({"x": np.zeros((20, 3, 2))}, "x must have shape (n, n_features)"),
     "06": ({"y": np.arange(19) % 2}, "x has 20 rows, but y has 19"),
@@ -1918,6 +1987,26 @@ ARRAYS = {
 @pytest.mark.parametrize("name", ARRAYS)
 def test_04_06_13_15_arrays_for_the_command_line(name, tmp_path):
     arrays, message = ARRAYS[name]
-    np.savez(tmp_path / "arrays.npz", **{"x": X[:, :3], "y": np.arange(20) % 2, **arrays})
-    status, _, errors = command("train", tmp_path / "arrays.npz", "--out", tmp_path / "model")
+    path, model = tmp_path / "arrays.npz", tmp_path / "model"
+    good = {"x": X[:, :3], "y": np.arange(20) % 2}
+    np.savez(path, **{**good, **arrays})
+    status, _, errors = command("train", path, "--out", model)
     assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
+    if "x" not in arrays:                           # the answers are not read in predictions
+        return
+    np.savez(path, **good)
+    assert command("train", path, "--epochs", 1, "--out", model)[0] == 0
+    assert command("predict", f"{model}.safetensors", path)[0] == 0
+    np.savez(path, **arrays)
+    status, _, errors = command("predict", f"{model}.safetensors", path)
+    assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
+
+
+def test_05_37_arrays_with_other_features_or_nan_for_predictions(tmp_path):
+    path, model = tmp_path / "arrays.npz", tmp_path / "model"
+    np.savez(path, x=X[:, :3], y=np.arange(20) % 2)
+    assert command("train", path, "--epochs", 1, "--out", model)[0] == 0
+    for x, message in ((X, "4"), (np.where(X[:, :3] > 1, np.nan, X[:, :3]), "not a finite number")):
+        np.savez(path, x=x)
+        status, _, errors = command("predict", f"{model}.safetensors", path)
+        assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
