@@ -12,21 +12,23 @@ SMOOTH = {
     "tanh": fn.Tanh, "sigmoid": fn.Sigmoid, "gelu": fn.GELU, "gelu_tanh": lambda: fn.GELU("tanh"),
     "silu": fn.SiLU, "softmax": fn.Softmax, "log_softmax": fn.LogSoftmax, "identity": fn.Identity}
 ANY = {**SMOOTH, "relu": fn.ReLU, "leaky_relu": fn.LeakyReLU, "elu": fn.ELU}
-WIDTHS = some.one_of(some.integers(1, 20), some.sampled_from([31, 32, 33, 64, 200]))
+# Wide layers take other ways through the engine, and more time.
+WIDTHS = some.one_of(some.integers(1, 20), some.integers(1, 20),
+                     some.sampled_from([31, 32, 33, 64, 200]), some.integers(65, 450))
 UNIT = some.floats(0, 0.9)
 
 
-KINDS = ["dense", "dense", "activation", "norm", "drop", "residual", "scale"]
+KINDS = ["dense", "dense", "activation", "norm", "drop", "residual", "nested", "scale"]
 
 
 @some.composite
-def chains(draw, dtype, activations, width, *, rough=True, deep=2, kinds=KINDS):
+def chains(draw, dtype, activations, width, *, rough=True, deep=2, kinds=KINDS, widest=450):
     """Layers that take so many features, and how many they give."""
     layers = []
     rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
     for kind in draw(some.lists(some.sampled_from(kinds), min_size=1, max_size=5)):
         if kind == "dense":
-            wide = draw(WIDTHS)
+            wide = min(draw(WIDTHS), widest)
             fused = draw(some.sampled_from([None, *(activations.keys() - {"gelu_tanh"})]))
             layers.append(fn.Dense(width, wide, bias=draw(some.booleans()), activation=fused,
                                    dtype=dtype, rng=rng))
@@ -34,7 +36,8 @@ def chains(draw, dtype, activations, width, *, rough=True, deep=2, kinds=KINDS):
         elif kind == "activation":
             layers.append(activations[draw(some.sampled_from(sorted(activations)))]())
         elif kind == "norm" and (rough or width >= 8):  # narrower it is too steep for differences
-            layers.append(fn.LayerNorm(width, dtype=dtype))
+            layers.append(fn.LayerNorm(
+                width, affine=draw(some.booleans()), bias=draw(some.booleans()), dtype=dtype))
         elif kind in ("norm", "drop"):
             layers.append(fn.Dropout(draw(UNIT), rng=rng) if rough else fn.Identity())
         elif kind == "scale":
@@ -43,7 +46,11 @@ def chains(draw, dtype, activations, width, *, rough=True, deep=2, kinds=KINDS):
             layers.append(fn.Flatten())
         else:
             inner, wide = draw(chains(
-                dtype, activations, width, rough=rough, deep=deep - 1, kinds=kinds))
+                dtype, activations, width, rough=rough, deep=deep - 1, kinds=kinds, widest=widest))
+            if kind == "nested":
+                layers.append(fn.Sequential(inner))
+                width = wide
+                continue
             if wide != width:
                 inner.append(fn.Dense(wide, width, dtype=dtype, rng=rng))
             layers.append(fn.Residual(inner))
@@ -62,12 +69,21 @@ def networks(draw, activations, dtypes, **options):
 
 
 @some.composite
-def losses(draw, n_out):
-    """A loss, and what draws a target for n rows."""
-    reduction = draw(some.sampled_from(["mean", "sum"]))
-    positive = np.arange(1, n_out + 1) / n_out
+def losses(draw, n_out, end=None):
+    """A loss for scores, or for what `end` makes of them, and what draws a target for n rows."""
+    rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
+
+    def classes():
+        """None, or a weight of each class."""
+        return rng.uniform(0.1, 2, n_out) if draw(some.booleans()) else None
+
+    ignored = draw(some.sampled_from([None, 0, -100]))
 
     def labels(rng, n):
+        found = rng.integers(0, n_out, n)
+        return np.where(rng.uniform(size=n) < 0.2, -100, found) if ignored == -100 else found
+
+    def all_labels(rng, n):
         return rng.integers(0, n_out, n)
 
     def rows(rng, n):
@@ -76,13 +92,23 @@ def losses(draw, n_out):
     def numbers(rng, n):
         return rng.uniform(0, 1, (n, n_out))
 
-    return draw(some.sampled_from([
-        (fn.SoftmaxCrossEntropy(reduction), labels), (fn.SoftmaxCrossEntropy(reduction), rows),
-        (fn.SoftmaxCrossEntropy(reduction, weight=positive, ignore_index=0,
-                                label_smoothing=0.1), labels),
-        (fn.BinaryCrossEntropy(reduction, pos_weight=positive), numbers),
-        (fn.MeanSquaredError(reduction), numbers), (fn.Huber(reduction, delta=0.3), numbers),
-        (fn.Poisson(reduction), numbers)]))
+    if end is fn.Softmax:
+        return fn.CrossEntropy(), draw(some.sampled_from([all_labels, rows]))
+    reduction = draw(some.sampled_from(["mean", "sum"]))
+    kind = fn.NegativeLogLikelihood if end is fn.LogSoftmax else draw(some.sampled_from([
+        fn.SoftmaxCrossEntropy, fn.BinaryCrossEntropy, fn.MeanSquaredError, fn.Huber, fn.Poisson]))
+    if kind in (fn.SoftmaxCrossEntropy, fn.NegativeLogLikelihood):
+        target = draw(some.sampled_from([labels, rows]))
+        options = {"weight": classes(), "ignore_index": ignored if target is labels else None}
+        if kind is fn.SoftmaxCrossEntropy:
+            options["label_smoothing"] = draw(some.one_of(some.just(0.0), some.floats(0, 1)))
+        return kind(reduction, **options), target
+    options = {}
+    if kind is fn.BinaryCrossEntropy:
+        options["pos_weight"] = classes()
+    elif kind is fn.Huber:
+        options["delta"] = draw(some.floats(0.01, 10))
+    return kind(reduction, **options), numbers
 
 
 @some.composite
