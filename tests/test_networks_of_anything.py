@@ -60,6 +60,22 @@ def test_a_network_trains_and_predicts_with_the_bits_of_its_layers(network, data
         assert net.predict(x).tobytes() == np.asarray(y).tobytes()
 
 
+@pytest.mark.parametrize("width", [30, 300])
+@pytest.mark.parametrize("n_out", [1, 9])
+def test_dropout_at_the_end_does_nothing_in_prediction(n_out, width, dtype):
+    """Beside wider layers, whose values lie in the same memory; several numbers of rows."""
+    x = np.random.default_rng(0).normal(size=(256, 233)).astype(dtype)
+    layers = [fn.Dense(233, width, dtype=dtype, rng=0), fn.Tanh(),
+              fn.Dense(width, n_out, dtype=dtype, rng=1)]
+    net = fn.Sequential([*copy.deepcopy(layers), fn.Dropout(0.3)])
+    for n in (1, 5, 40, 107, 256):
+        y = x[:n]
+        for layer in layers:
+            y = layer.predict(y)
+        for model in (net, net.frozen()):
+            np.testing.assert_allclose(model.predict(x[:n]), y, rtol=0, atol=1e-4)
+
+
 # ---- Layouts -----------------------------------------------------------------------------------
 
 def unaligned(x):
