@@ -176,6 +176,8 @@ def _dense(
 
 
 def _dense_of(module: Any, dtype: np.dtype) -> Dense:
+    if module.weight is None:
+        raise ValueError("it has no weight")
     weight, bias = _array(module.weight, "weight"), _array(module.bias, "bias")
     return _dense(weight.T, bias, dtype, _trainable(module))
 
@@ -222,11 +224,17 @@ def _naming(where: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}: {error}") from error
+    except AttributeError as error:     # somebody has taken it away
+        raise ValueError(f"{where}: {error}") from error
 
 
 def layers_of(module: Any) -> list[Any]:
     """Return the layers of a module in a row; see `Sequential.from_torch`."""
-    row = list(_modules(module, "", _torch().nn))
+    nn = _torch().nn
+    try:
+        row = list(_modules(module, "", nn))
+    except RecursionError as error:
+        raise ValueError("the module is nested too deeply, or stands inside itself") from error
     _check_apart(row)
     dtype = _dtype(row)
     layers: list[Any] = []
@@ -251,7 +259,7 @@ def _modules(module: Any, place: str, nn: Any) -> Iterator[tuple[str, Any]]:
     TypeError
         Something that is no module.
     ValueError
-        A module that fastnet has no layer for, or one with hooks.
+        A module that fastnet has no layer for, or one with hooks or a forward of its own.
     """
     where = f"module {place}" if place else "the module"
     if not isinstance(module, nn.Module):
@@ -265,6 +273,8 @@ def _modules(module: Any, place: str, nn: Any) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"{where}, which fastnet has no layer for")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{where}: it has forward hooks, which would be lost; remove them first")
+    if "forward" in vars(module):
+        raise ValueError(f"{where}: it has a forward of its own, which would be lost")
     if not sequence:
         yield where, module
         return

@@ -496,6 +496,25 @@ def hooked(module):
     return module
 
 
+def without(module, name, value=None):
+    """A module that has lost an attribute, or has another one in its place."""
+    delattr(module, name)
+    if value is not None:
+        module.register_parameter(name, *value)
+    return module
+
+
+def patched(module):
+    module.forward = lambda x: 2 * x
+    return module
+
+
+def inside_itself():
+    module = nn.Sequential(nn.Linear(4, 4))
+    module.append(module)
+    return module
+
+
 def filled(module, value):
     with torch.no_grad():
         module.weight.fill_(value)
@@ -515,6 +534,12 @@ BAD_MODULES = [
     (lambda: [nn.BatchNorm2d(4)], "module 0 is BatchNorm2d, which"),
     (lambda: [hooked(nn.Linear(4, 4))], "module 0 is Linear: it has forward hooks"),
     (lambda: hooked(nn.Sequential(nn.ReLU())), "the module is Sequential: it has forward hooks"),
+    (lambda: [patched(nn.Linear(4, 4))], "module 0 is Linear: it has a forward of its own"),
+    (lambda: [nn.Sequential(nn.Tanh(), patched(nn.ReLU()))], "module 0.1 is ReLU: it has a forw"),
+    (lambda: patched(nn.Sequential(nn.ReLU())), "the module is Sequential: it has a forward of"),
+    (lambda: [without(nn.Linear(4, 4), "weight", [None])], "module 0 is Linear: it has no weight"),
+    (lambda: [without(nn.Linear(4, 4), "bias")], "module 0 is Linear: .* no attribute 'bias'"),
+    (inside_itself, "the module is nested too deeply, or stands inside itself"),
     (lambda: [nn.utils.spectral_norm(nn.Linear(4, 4))], "module 0 is Linear: it has forward hooks"),
     (lambda: [nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))],
      "module 0 is ParametrizedLinear, which"),
