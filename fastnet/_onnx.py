@@ -181,8 +181,11 @@ class _Writer:
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def widths(self, n_in: int, n_out: int) -> None:
-        """Note the widths of a layer that tells them."""
+    def widths(self, layer: Any, place: str, n_in: int, n_out: int) -> None:
+        """Note the widths of a layer that tells them; ValueError where it is given another."""
+        if self.n_out not in (None, n_in):
+            raise ValueError(f"layer {place} of the network, {layer!r}, takes {n_in} features, "
+                             f"but is given {self.n_out}")
         self.n_in, self.n_out = self.n_in or n_in, n_out
 
     # What layers are made of. Numbers of float64 networks must not become attributes, which are
@@ -192,7 +195,7 @@ class _Writer:
         return x
 
     def dense(self, layer: Dense, x: str, place: str) -> str:
-        self.widths(layer.in_features, layer.out_features)
+        self.widths(layer, place, layer.in_features, layer.out_features)
         names = [self.constant(f"{place}.{name}", value) for name, value, _ in layer.parameters()]
         y = self.add("Gemm", x, *names)
         if layer.activation is not None:
@@ -200,7 +203,7 @@ class _Writer:
         return y
 
     def layer_norm(self, layer: LayerNorm, x: str, place: str) -> str:
-        self.widths(layer.features, layer.features)
+        self.widths(layer, place, layer.features, layer.features)
         names = [self.constant(f"{place}.{name}", value) for name, value, _ in layer.parameters()]
         if self.dtype == np.float32:
             weight = names or [self.constant(f"{place}.weight", np.ones(layer.features))]
@@ -316,8 +319,11 @@ def from_onnx(path: str | bytes | os.PathLike[Any]) -> Sequential:
     """
     path = as_path(path)
     onnx = _onnx()
-    model, size = _load(onnx, path)
-    return _Reader(onnx, path, model, size).network()
+    try:
+        model, size = _load(onnx, path)
+        return _Reader(onnx, path, model, size).network()
+    except UnicodeDecodeError as error:     # a name that is none, of which somebody speaks
+        raise ModelFileError(f"{path} is damaged: {error}") from error
 
 
 def _load(onnx: Any, path: str) -> tuple[Any, int]:

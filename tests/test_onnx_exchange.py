@@ -254,6 +254,13 @@ def test_what_cannot_be_written(tmp_path, layers, message):
     assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
 
 
+def test_layers_that_do_not_fit_each_other_are_named():
+    """When they are written, too, and not only when a network is made of them."""
+    writer = _onnx._Writer(onnx, np.dtype("float32"))
+    with pytest.raises(ValueError, match="layer 1 .*LayerNorm.* takes 3 features, but is given 2"):
+        writer.chain([fn.Dense(4, 2), fn.LayerNorm(3, affine=False)], "X")
+
+
 def test_a_path_may_be_bytes(tmp_path):
     path = os.fsencode(tmp_path / "m.onnx")
     fn.to_onnx(small(), path)
@@ -562,15 +569,15 @@ def test_damaged_files_are_refused(tmp_path, rng):
         path.write_bytes(content[:end])
         with pytest.raises(ModelFileError, match="is no ONNX model, or a damaged one"):
             fn.from_onnx(path)
-    for _ in range(1000):                       # ValueError, or another network
+    for _ in range(1000):               # refused as a file, or as a network, or it is another
         damaged = bytearray(content)
         for place in rng.integers(len(content), size=3):
             damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
             fn.from_onnx(path)
-        except ValueError:
-            pass
+        except ValueError as error:
+            assert not isinstance(error, UnicodeError)
 
 
 def test_weights_beside_a_file_are_read_from_its_folder_alone(tmp_path, rng):
