@@ -231,9 +231,12 @@ def read_arrays(path: str, content: bytes) -> dict[str, np.ndarray]:
     """Return the arrays of an NPZ file by name; FileError if it is none or damaged."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as entries:
-            found = dict(entries)
+            names, found = list(entries), dict(entries)
     except Exception as error:      # of many kinds: what zipfile and NumPy say to damaged files
         raise FileError(f"{path} is not an NPZ file of plain arrays, or is damaged") from error
+    for name in found:
+        if names.count(name) > 1:
+            raise FileError(f"{path}: the array {name} is there twice")
     # What is no array in such a file is handed over as bytes.
     return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
 

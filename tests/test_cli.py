@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -918,6 +919,15 @@ def test_fault_in_arrays_is_named(own, no_training, arrays, message):
 def test_damaged_arrays_are_refused(own, no_training):
     message = "t.csv is not an NPZ file of plain arrays, or is damaged"
     assert own(b"PK\x03\x04 and more", "t.csv", status=1) == message
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_60_an_array_that_is_there_twice(own, folder, no_training, name):
+    np.savez("n.npz", x=[[1.0], [2.0]], y=[0, 1])
+    with zipfile.ZipFile("n.npz", "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr(f"{name}.npy", archive.read(f"{name}.npy"))
+    assert own(None, "n.npz", status=1) == f"n.npz: the array {name} is there twice"
 
 
 def test_arrays_have_no_column_to_name(own, no_training):
