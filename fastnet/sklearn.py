@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral, Real
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -587,8 +588,8 @@ class _MLP(BaseMultilayerPerceptron):
                 and type(X) is np.ndarray and type(y) is np.ndarray and X.dtype == quick.dtype
                 and X.ndim == 2 and X.shape[1] == quick.features and y.ndim == 1
                 and 0 < len(X) == len(y) <= quick.most and X.flags.carray
-                and self.alpha == quick.trainer.alpha and not self.verbose
-                and self._is_own() and np.isfinite(X).all()):
+                and quick.is_of(self) and not self.callbacks and self._is_own()
+                and np.isfinite(X).all()):
             return False
         labels = quick.encoded(y)
         if labels is None:
@@ -676,7 +677,7 @@ class _MLP(BaseMultilayerPerceptron):
                           stacklevel=4)
         if trainer.diverged and not self.early_stopping:
             raise ValueError(NOT_FINITE)
-        if (incremental and weights is None and not self.callbacks
+        if (incremental and weights is None and not self.callbacks and not self.verbose
                 and self.out_activation_ != "exp" and not hasattr(self, "feature_names_in_")):
             self._quick = _Quick(self, trainer, books)
         if self.early_stopping:
@@ -936,11 +937,17 @@ class _Quick:
         self.most = 200 if estimator.batch_size == "auto" else estimator.batch_size
         self._index: dict[Any, int] | None = None
         self._labels = estimator.out_activation_ == "softmax"
+        self._parameters_of = attrgetter(*estimator._get_param_names())
+        self._parameters = self._parameters_of(estimator)
         self._usable = True
         if is_classifier(estimator):
             binarizer = estimator._label_binarizer
             self._usable = not binarizer.y_type_.startswith("multilabel")
             self._index = {label: i for i, label in enumerate(estimator.classes_.tolist())}
+
+    def is_of(self, estimator: Any) -> bool:
+        """Return whether the estimator has the parameters that it had then."""
+        return all(map(is_, self._parameters, self._parameters_of(estimator)))
 
     def encoded(self, y: np.ndarray) -> np.ndarray | None:
         """Return targets of plain arrays as labels or rows; None for what has to be checked."""

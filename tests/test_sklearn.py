@@ -633,3 +633,26 @@ def test_a_callback_for_batches_does_not_change_the_poisson_loss():
                                shuffle=shuffle, callbacks=callbacks).fit(x, y).loss_curve_
                   for callbacks in (None, [Watching()])]
         np.testing.assert_allclose(*curves, rtol=1e-12)      # summed by batches, or at once
+
+
+@pytest.mark.parametrize("changed", [
+    {"class_weight": {0: 100.0, 1: 0.001, 2: 0.001}}, {"batch_size": 7}, {"label_smoothing": 0.3},
+    {"alpha": 1.0}, {"callbacks": [5]}, {"early_stopping": True}, {"batch_size": -5},
+    {"n_threads": -3}], ids=str)
+def test_parameters_that_are_set_count_in_the_next_partial_fit(changed):
+    """Also where the one before was quick."""
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("f4")
+    y = np.arange(40) % 3
+    model = ours.MLPClassifier((6,), random_state=0, shuffle=False)
+    for _ in range(3):
+        model.partial_fit(x, y, classes=[0, 1, 2])
+    other = copy.deepcopy(model)            # which has nothing to be quick with
+    results = []
+    for one in (model, other):
+        one.set_params(**changed)
+        try:
+            one.partial_fit(x, y)
+        except (TypeError, ValueError) as error:
+            results.append(str(error))
+        results.append([value.tobytes() for value in one.coefs_])
+    assert results[:len(results) // 2] == results[len(results) // 2:]
