@@ -242,8 +242,8 @@ def estimators(comm):
             (MLPRegressor, {"alpha": 0.1, "shuffle": False}, w),
             (MLPRegressor, {"loss": "poisson", "alpha": 0.1}, w)):
         model = kind(hidden_layer_sizes=(9,), random_state=0, max_iter=15, batch_size=50, **options)
-        model.fit(x, y, weights, X_val=None if options.get("early_stopping") else x[:20],
-                  y_val=y[:20], comm=comm)
+        watched = {} if options.get("early_stopping") else {"X_val": x[:20], "y_val": y[:20]}
+        model.fit(x, y, weights, **watched, comm=comm)
         found[f"{kind.__name__} {options}"] = [
             *model.coefs_, *model.intercepts_, model.loss_curve_, model.validation_loss_curve_,
             model.n_iter_, model.t_, model.best_loss_ or 0.0, model.score(x, y)]

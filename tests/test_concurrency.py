@@ -610,7 +610,7 @@ def test_54_what_measures_and_predicts_is_interrupted_too(call):
 def test_52_a_fork_while_another_thread_trains(in_a_call):
     """The child lacks that thread, and what it has begun does not keep others out."""
     net = make(width=1000 if in_a_call else 64)
-    x, y = data(4096)
+    x, y = data(256)
     stop = threading.Event()
 
     class Waits(fn.callbacks.Callback):
