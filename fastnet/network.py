@@ -83,14 +83,24 @@ class _Head(NamedTuple):
         return labels
 
 
-# Which network a layer belongs to, for as long as both live.
-_networks: weakref.WeakKeyDictionary[Any, weakref.ref[Sequential]] = weakref.WeakKeyDictionary()
+# Which network a layer belongs to, for as long as both live; by identity, as layers of somebody's
+# own may be equal, or have no hash.
+_networks: dict[int, tuple[weakref.ref[Any], weakref.ref[Sequential]]] = {}
 
 
 def _network_of(layer: Any) -> Sequential | None:
     """Return the network that a layer belongs to."""
-    owner = _networks.get(layer)
-    return owner() if owner is not None else None
+    found = _networks.get(id(layer))
+    return found[1]() if found is not None else None
+
+
+def _weak(layer: Any) -> weakref.ref[Any]:
+    """Return a reference to a layer, with which its entry among those of networks ends."""
+    try:
+        return weakref.ref(layer, partial(_networks.pop, id(layer)))
+    except TypeError as error:
+        raise TypeError(f"{layer!r} must allow weak references, but its class has __slots__ "
+                        "without '__weakref__'") from error
 
 
 class _Table:
@@ -283,16 +293,16 @@ class Sequential(Layer):
         self._operations: _Operations | None = None
         self._engine: _engine.Engine | None = None
         self.n_threads = n_threads
-        use = _engine.Use()
+        use, owner = _engine.Use(), weakref.ref(self)
+        references = [_weak(layer) for layer in every]
         if (any(type(layer) is Dense for layer in every)
                 and all(map(_native, every))):
             self._join(use)
-        owner = weakref.ref(self)
         for layer in (self, *every):
             if isinstance(layer, Sequential):
                 layer._use = use
-        for layer in every:
-            _networks[layer] = owner
+        for layer, reference in zip(every, references, strict=True):
+            _networks[id(layer)] = reference, owner
             if isinstance(layer, Sequential):
                 layer._trainer = None           # now this network trains it
 

@@ -490,7 +490,7 @@ BUGS = [
     Bug("signals are looked after between epochs alone", "_engine.pyx",
         "if work > WORK_BETWEEN_SIGNALS and first < n:", "if False:", "test_concurrency.py"),
     Bug("networks never forget their layers", "network.py",
-        "weakref.ref[Sequential]] = weakref.WeakKeyDictionary()", "weakref.ref[Sequential]] = {}",
+        "return weakref.ref(layer, partial(_networks.pop, id(layer)))", "return lambda: layer",
         "test_flat_memory.py"),
     Bug("estimators do not see masks", "sklearn.py",
         "    if isinstance(value, np.ma.MaskedArray):\n", "    if False:\n", "test_bad_inputs.py"),

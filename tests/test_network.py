@@ -1569,6 +1569,42 @@ def test_layers_that_give_no_array(gives):
             call()
 
 
+def test_layers_that_are_equal_or_have_no_hash():
+    class Equal(Own):
+        def __eq__(self, other):
+            return isinstance(other, Equal)
+
+    one, two = Equal(), Equal()
+    first = fn.Sequential([fn.Dense(4, 3), one])
+    second = fn.Sequential([fn.Dense(4, 3), two, fn.Dense(3, 3), Equal()])
+    assert first.predict(X20).shape == second.predict(X20).shape
+    with pytest.raises(ValueError, match="belongs to another network"):
+        fn.Sequential([fn.Dense(4, 3), one])
+    del first, second
+    gc.collect()
+    assert fn.Sequential([fn.Dense(4, 3), one, two]).predict(X20).shape == (20, 3)
+
+
+def test_layers_without_weak_references():
+    class Slots:
+        __slots__ = ()
+
+        def forward(self, x):
+            return x
+
+        def backward(self, dy):
+            return dy
+
+        def parameters(self):
+            return ()
+
+    inner = small()
+    use = inner._use
+    with pytest.raises(TypeError, match="must allow weak references"):
+        fn.Sequential([inner, Slots()])
+    assert inner._use is use and np.isfinite(inner.train_step(X20, Y20))
+
+
 def test_epochs_that_are_done_already_cost_nothing():
     net = small()
     assert net.fit(X20, Y20, rng=0, initial_epoch=10**12, verbose=0).epoch == []
