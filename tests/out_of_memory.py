@@ -311,6 +311,9 @@ def scenarios(folder):
         "fit in blocks on threads": lambda: check_trained(
             network(lambda: fn.RMSprop(fn.schedules.Cosine(0.01, 2000)), "mse", (33, 500, 5),
                     threads=2), *fit(NUMBERS, rows=len(X))),
+        "fit with validation and a checkpoint": lambda: check_trained(adam, *fit(
+            LABELS, validation_data=(X[:50], LABELS[:50]),
+            callbacks=[fn.callbacks.Checkpoint(Path(folder, "checkpoint"))])),
         "fit layer by layer": lambda: check_trained(
             network(fn.Adam, "mse", hidden=Own), *fit(NUMBERS)),
         "fit on gathered batches": lambda: check_trained(

@@ -15,8 +15,9 @@ import pytest
 
 FOLDER = Path(__file__).parent
 NAMES = [
-    "fit", "fit with weights", "fit in blocks on threads", "fit layer by layer",
-    "fit on gathered batches", "train_step", "train_step after gathered gradients",
+    "fit", "fit with weights", "fit in blocks on threads",
+    "fit with validation and a checkpoint", "fit layer by layer", "fit on gathered batches",
+    "train_step", "train_step after gathered gradients",
     "train_step layer by layer", "train_step layer by layer after gathered gradients", "build",
     "predict", "predict layer by layer", "predict_proba", "predict, frozen", "freeze", "evaluate",
     "save", "load"]
