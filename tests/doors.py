@@ -9,6 +9,7 @@ import io
 import warnings
 
 import numpy as np
+import pytest
 
 import fastnet as fn
 from fastnet import _cli
@@ -104,8 +105,7 @@ def quiet(call):
 
 
 def make_estimator(kind="MLPClassifier", y=None, **options):
-    from fastnet import sklearn
-
+    sklearn = pytest.importorskip("fastnet.sklearn")
     model = getattr(sklearn, kind)(hidden_layer_sizes=(6,), max_iter=4, random_state=0, **options)
     return quiet(lambda: model.fit(X, Y if y is None else y))
 

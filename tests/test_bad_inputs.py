@@ -1873,7 +1873,7 @@ def test_65_pickles_of_what_predicts_of_an_older_version():
                                    atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_65_pickles_of_estimators_of_an_older_version():
     pytest.importorskip("sklearn")
     from test_model_files import GOLDEN
