@@ -25,6 +25,7 @@ from fastnet._layer import (
     any_trainable,
     check_apart,
     is_layer,
+    listed,
 )
 from fastnet._ranks import Ranks, all_or_none, ranks_of, splits
 from fastnet._state_file import write_state
@@ -268,10 +269,9 @@ class Sequential(Layer):
     def __init__(self, layers: Sequence[Any], n_threads: int | None = None) -> None:
         if "_use" in vars(self):
             raise RuntimeError("a network is made once: make another one")
-        if (hasattr(layers, "forward") or isinstance(layers, (str, bytes))
-                or not isinstance(layers, Iterable)):
+        if hasattr(layers, "forward") or isinstance(layers, (str, bytes)):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
-        self._layers = tuple(layers)
+        self._layers = tuple(listed(layers))
         if not self._layers:
             raise ValueError("layers must hold at least 1 layer, got 0")
         every = list(_flat(self._layers))
