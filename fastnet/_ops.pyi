@@ -203,6 +203,7 @@ def sgd_update(
     decay: float = 0.0,
     shrink: float = 1.0,
     decays: list[bool] | None = None,
+    taken: ndarray | None = None,
 ) -> None: ...
 def adam_update(
     gradients: list[ndarray],
@@ -220,6 +221,7 @@ def adam_update(
     decay: float = 0.0,
     shrink: float = 1.0,
     decays: list[bool] | None = None,
+    taken: ndarray | None = None,
 ) -> None: ...
 def rmsprop_update(
     gradients: list[ndarray],
@@ -237,5 +239,6 @@ def rmsprop_update(
     decay: float = 0.0,
     shrink: float = 1.0,
     decays: list[bool] | None = None,
+    taken: ndarray | None = None,
 ) -> None: ...
 def sum_of_squares(array: ndarray) -> float: ...

@@ -17,7 +17,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pystate cimport PyThreadState
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, frexp, ldexp, pow, sqrt
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from fastnet import _convert
@@ -1929,9 +1929,9 @@ def r2_score(Y, T):
 
 cdef int update_all(
         list gradients, list parameters, list first, list second, list third, Update u,
-        object decays) except -1:
+        object decays, object taken) except -1:
     """Each parameter with its states, or None in place of these; checked before the first."""
-    cdef cnp.ndarray dw, w, a = None, b = None, c = None
+    cdef cnp.ndarray dw, w, a = None, b = None, c = None, count = counter(taken)
     cdef Py_ssize_t i, n = len(parameters)
     cdef Update own
     cdef Caller caller
@@ -1978,13 +1978,25 @@ cdef int update_all(
         kernels_for(w).update(pointer(dw), pointer(w), pointer(a), pointer(b), pointer(c),
                               cnp.PyArray_SIZE(w), &own)
         leave(caller)
+    if count is not None:
+        (<int64_t *>cnp.PyArray_DATA(count))[0] += 1
     return 0
+
+
+cdef cnp.ndarray counter(object taken):
+    """An array of one int64 that can be written to, or None for None."""
+    if taken is not None and not (
+            cnp.PyArray_CheckExact(taken) and cnp.PyArray_TYPE(<cnp.ndarray>taken) == cnp.NPY_INT64
+            and cnp.PyArray_SIZE(<cnp.ndarray>taken) == 1
+            and cnp.PyArray_ISCARRAY(<cnp.ndarray>taken)):
+        raise TypeError("taken must be a numpy.ndarray of one int64 that can be written to")
+    return taken
 
 
 def sgd_update(list gradients, list parameters, list velocities, double lr,
                double momentum=0.0, bint nesterov=False, *, gain=1.0, look=None, direct=None,
                double scale=1.0, double clip=INFINITY, double decay=0.0, double shrink=1.0,
-               decays=None):
+               decays=None, taken=None):
     """V := momentum V + gain g;   W := shrink W - lr (look V + direct g)
 
     with g = scale dW, kept within -clip and clip, plus decay W. By default that is
@@ -2005,6 +2017,8 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
     gain, look, direct, scale, clip, decay, shrink : float
     decays : list of bool, optional
         Whether decay and shrink are meant for each parameter; by default for all.
+    taken : ndarray (1,), int64, optional
+        Grows by 1 with the update: nothing, Ctrl-C neither, comes between the two.
 
     Raises
     ------
@@ -2020,12 +2034,13 @@ def sgd_update(list gradients, list parameters, list velocities, double lr,
         u.direct = direct
     u.scale, u.clip, u.decay, u.shrink = scale, clip, decay, shrink
     # Copies of the lists, which nobody else can change meanwhile.
-    update_all(gradients[:], parameters[:], velocities[:], None, None, u, decays)
+    update_all(gradients[:], parameters[:], velocities[:], None, None, u, decays, taken)
 
 
 def adam_update(list gradients, list parameters, list means, list squares, *, double rate,
                 double beta1, double beta2, double eps, double root=1.0, double scale=1.0,
-                double clip=INFINITY, double decay=0.0, double shrink=1.0, decays=None):
+                double clip=INFINITY, double decay=0.0, double shrink=1.0, decays=None,
+                taken=None):
     """M := beta1 M + (1 - beta1) g;   S := beta2 S + (1 - beta2) g^2;
 
     W := shrink W - rate M / (root sqrt(S) + eps), with g as in `sgd_update`. At step t PyTorch has
@@ -2038,7 +2053,7 @@ def adam_update(list gradients, list parameters, list means, list squares, *, do
     means, squares : list of ndarray
         M and S; changed in place.
     rate, beta1, beta2, eps, root, scale, clip, decay, shrink : float
-    decays : list of bool, optional
+    decays, taken
         As of `sgd_update`.
 
     Raises
@@ -2050,13 +2065,13 @@ def adam_update(list gradients, list parameters, list means, list squares, *, do
     u.rule = ADAM
     u.memory, u.eps, u.root = beta2, eps, root
     u.scale, u.clip, u.decay, u.shrink = scale, clip, decay, shrink
-    update_all(gradients[:], parameters[:], means[:], squares[:], None, u, decays)
+    update_all(gradients[:], parameters[:], means[:], squares[:], None, u, decays, taken)
 
 
 def rmsprop_update(list gradients, list parameters, list squares, list velocities=None,
                    list averages=None, *, double rate, double alpha, double eps,
                    double momentum=0.0, double scale=1.0, double clip=INFINITY,
-                   double decay=0.0, double shrink=1.0, decays=None):
+                   double decay=0.0, double shrink=1.0, decays=None, taken=None):
     """S := alpha S + (1 - alpha) g^2;   d := g / (sqrt(S) + eps);   W := shrink W - rate d.
 
     With averages C := alpha C + (1 - alpha) g and d := g / (sqrt(max(S - C^2, 0)) + eps); with
@@ -2070,7 +2085,7 @@ def rmsprop_update(list gradients, list parameters, list squares, list velocitie
     velocities, averages : list of ndarray, optional
         V and C; changed in place.
     rate, alpha, eps, momentum, scale, clip, decay, shrink : float
-    decays : list of bool, optional
+    decays, taken
         As of `sgd_update`.
 
     Raises
@@ -2083,7 +2098,7 @@ def rmsprop_update(list gradients, list parameters, list squares, list velocitie
     u.memory, u.eps = alpha, eps
     u.scale, u.clip, u.decay, u.shrink = scale, clip, decay, shrink
     update_all(gradients[:], parameters[:], None if velocities is None else velocities[:],
-               squares[:], None if averages is None else averages[:], u, decays)
+               squares[:], None if averages is None else averages[:], u, decays, taken)
 
 
 def sum_of_squares(array):

@@ -469,8 +469,12 @@ class Trainer:
                 np.isfinite(gradient).all() for _, _, gradient in self._network.parameters()):
             self._pending = None
             raise self.failure("gradient", value, place)
-        self.optimizer.step(self._network.layers)
-        self._pending = None
+        steps = self.optimizer.steps
+        try:
+            self.optimizer.step(self._network.layers)
+        finally:
+            if self.optimizer.steps != steps:
+                self._pending = None
         if not all(np.isfinite(values).all() for _, values, _ in self._network.parameters()):
             raise self.failure("parameter", value, place)
 

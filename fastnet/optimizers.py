@@ -328,25 +328,28 @@ class Optimizer:
             self._plan = None
             chain = [layers] if _has_parameters(layers) else listed(layers)
             plan, started = self._prepare(chain)
-        # Made before: once parameters have changed, nothing may fail for want of memory.
-        steps = self.steps + 1
-        states = self._states if started is None else self._states | started
+        # What comes with parameters that have changed is here before, or is done by the kernel's
+        # call: no want of memory and no Ctrl-C shall come between.
+        steps, states = self.steps, self._states
+        if started is not None:
+            self._states = states | started         # zeros, so far
         try:
             self._apply(plan)
-        except ValueError:
-            if started is not None:
-                raise
-            self._plan = None           # a layer may have joined a network, which moves its arrays
-            self.step(layers)
-            return
-        self.steps, self._states = steps, states
+        except BaseException as error:
+            if self.steps == steps:                 # it was refused
+                self._states = states
+                if started is None and isinstance(error, ValueError):
+                    self._plan = None   # a layer may have joined a network, which moves its arrays
+                    self.step(layers)
+                    return
+            raise
         if started is not None:
             if all(isinstance(layer, Layer) and type(layer.parameters()) is tuple
                    for layer in chain):
                 self._plan = plan
 
     def _apply(self, plan: _Plan) -> None:
-        """Call the kernel for all parameters of a plan."""
+        """Call the kernel for all parameters of a plan, once; it counts the step as well."""
         raise NotImplementedError
 
     def _common(self, plan: _Plan) -> dict[str, Any]:
@@ -356,7 +359,8 @@ class Optimizer:
             norm = math.sqrt(sum(map(_ops.sum_of_squares, plan.gradients)))
             scale = min(1.0, self._clip_norm / (norm + 1e-6))
         return {"scale": scale, "decay": self.decay, "decays": plan.decays,
-                "clip": math.inf if self._clip_value is None else self._clip_value}
+                "clip": math.inf if self._clip_value is None else self._clip_value,
+                "taken": self.taken}
 
     @property
     def decay(self) -> float:
@@ -509,7 +513,7 @@ class SGD(Optimizer):
         lr = self._lr if self._schedule is None else self._scheduled(self.steps)
         if self._is_plain:              # without more options it is quicker
             _ops.sgd_update(plan.gradients, plan.values, velocities,
-                            lr, self._momentum, self._nesterov)
+                            lr, self._momentum, self._nesterov, taken=self.taken)
         else:
             _ops.sgd_update(plan.gradients, plan.values, velocities,
                             lr, self._momentum, self._nesterov, **self._common(plan))

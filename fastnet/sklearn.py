@@ -69,6 +69,7 @@ NOT_FINITE = ("Solver produced non-finite parameter weights. The input data may 
               "values and need to be preprocessed.")
 KEPT_LOSSES = 1000      # of the latest calls of partial_fit, so that memory does not grow
 ACTIVATIONS = {"logistic": "sigmoid"}           # their word and ours
+NOT_BY_LBFGS = ("dropout", "weight_decay", "clip_norm", "callbacks")
 THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 UNKEPT = ("_quick", "_in_use", "_has_stepped")      # attributes that copies do without
 
@@ -512,6 +513,12 @@ class _MLP(BaseMultilayerPerceptron):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if self.solver == "lbfgs":      # which takes no steps, and wants one loss for one point
+            for name, given in (
+                    *((name, getattr(self, name)) for name in NOT_BY_LBFGS),
+                    ("X_val", validation is not None), ("comm", ranks is not None)):
+                if given:
+                    raise ValueError(f"{name} needs solver='sgd' or 'adam', got 'lbfgs'")
         first = not hasattr(self, "coefs_") or not self.warm_start and not incremental
         labels = y
         X, y = self._validate_input(X, y, incremental, reset=first)
@@ -544,8 +551,6 @@ class _MLP(BaseMultilayerPerceptron):
                 by_class if weights is None else by_class * weights, X, dtype=X.dtype)
         with self.network_._use.training:       # nor does another thread train the network itself
             if self.solver == "lbfgs":
-                if ranks is not None:
-                    raise ValueError("comm needs solver='sgd' or 'adam'")
                 self._fit_lbfgs(X, self._target(y), weights)
             else:
                 self._fit_stochastic(X, y, weights, incremental, validation, ranks)
@@ -820,9 +825,6 @@ class _MLP(BaseMultilayerPerceptron):
 
         Points are tried on a copy of the network, which itself has the last that was accepted.
         """
-        if self.dropout:
-            raise ValueError("dropout needs solver='sgd' or 'adam': lbfgs wants the same loss for "
-                             "the same weights")
         factor, report, penalty = self._scales()
         samples = len(X) if weights is None else float(weights.sum(dtype=np.float64))
         network, tried = self.network_, copy.deepcopy(self.network_)
@@ -1029,6 +1031,7 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
     layer_norm : bool
         A `LayerNorm` before each hidden activation.
     callbacks : list of fastnet.callbacks.Callback, optional
+        Like `dropout`, `weight_decay` and `clip_norm` not with solver "lbfgs".
     dtype : {"float32", "float64"}, optional
         To compute in; None: float32 where X is, else float64.
     n_threads : int, optional
@@ -1112,7 +1115,8 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
         y : array_like (n,) or (n, n_outputs)
         sample_weight : array_like (n,), optional
         X_val, y_val : array_like, optional
-            Validation data, for `validation_loss_curve_`; nothing is learnt from it.
+            Validation data, for `validation_loss_curve_`; nothing is learnt from it. Not with
+            solver "lbfgs".
         comm : mpi4py.MPI.Comm, optional
             Train together with all processes of a communicator, each of which calls this with the
             same data: each takes its part of every batch, and all end with what one process comes

@@ -1469,10 +1469,16 @@ def test_49_networks_and_hyper_parameters_that_are_none():
             ({"class_weight": {0: 0, 1: 0, 2: 0}}, "at least one non-zero"),
             ({"class_weight": {0: 1e39}}, "too large for dtype"),
             ({"early_stopping": True, "validation_fraction": 0.01}, "validation set is too small"),
-            ({"solver": "lbfgs", "dropout": 0.1}, "dropout needs")):
+            ({"solver": "lbfgs", "dropout": 0.1}, "dropout needs solver='sgd' or 'adam', got 'lb"),
+            ({"solver": "lbfgs", "weight_decay": 0.1}, "weight_decay needs"),
+            ({"solver": "lbfgs", "clip_norm": 1.0}, "clip_norm needs"),
+            ({"solver": "lbfgs", "callbacks": [fn.callbacks.Callback()]}, "callbacks needs")):
         refuse_by_estimators(
             [(str(options), model := make_estimator(), lambda model=model, options=options: quiet(
                 lambda: model.set_params(**options).fit(X, Y)))], (TypeError, ValueError), match)
+    model = make_estimator().set_params(solver="lbfgs")
+    refuse_by_estimators(
+        [("lbfgs", model, lambda: model.fit(X, Y, X_val=X, y_val=Y))], ValueError, "X_val needs")
     for options in (["--lr", "-1"], ["--epochs", "0"], ["--hidden", "0"], ["--momentum", "1"]):
         status, _, errors = command("train", *options)
         assert status == 2 and "must be" in errors

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fastnet as fn
-from fastnet import _engine
+from fastnet import _engine, _ops
 from fastnet._trainer import Trainer
 
 REFUSED = "this network is (in use|being trained) by another thread"
@@ -480,6 +480,40 @@ def test_54_ctrl_c_stops_within_10_ms_or_a_step(width, batch, own, threads):
             assert same == "True"
             late.append(float(at) - start - float(step))
     assert min(late) < 0.01 and max(late) < 1, late
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize("kernel, optimizer", [
+    ("sgd_update", fn.SGD(0.1, 0.9)), ("sgd_update", fn.SGD(0.1, clip_norm=1)),
+    ("adam_update", fn.Adam(0.1)), ("rmsprop_update", fn.RMSprop(0.1))], ids=repr)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "behind"])
+def test_54_ctrl_c_at_an_update_of_layers(after, kernel, optimizer, gathered, monkeypatch):
+    """A step whose kernel ran is counted and has its states, and no gradients wait.
+
+    The others have left no trace.
+    """
+    update = getattr(_ops, kernel)
+
+    def interrupted(*args, **kwargs):
+        monkeypatch.undo()
+        if after:
+            update(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    net, twin = make(own=True), make(own=True)
+    for one in (net, twin):
+        one.compile(copy.deepcopy(optimizer))
+        if gathered:
+            one.train_step(X[:9], Y[:9], update=False)
+    monkeypatch.setattr(_ops, kernel, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        net.train_step(X[:20], Y[:20])
+    if after:
+        twin.train_step(X[:20], Y[:20])
+    for one in (net, twin):
+        one.train_step(X[20:50], Y[20:50])
+    assert bits(net) == bits(twin) and net.optimizer.steps == 1 + after
+    assert repr(net.optimizer._state(net.layers)) == repr(twin.optimizer._state(twin.layers))
 
 
 # ---- Callbacks that fail -----------------------------------------------------------------------

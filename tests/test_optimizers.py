@@ -153,6 +153,26 @@ def test_each_parameter_decays_or_does_not(name, dtype, rng):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_updates_count_themselves(name, dtype, rng):
+    """Once for all parameters, and not where one is refused."""
+    count, update = KERNELS[name]
+    values = [abs(draw(rng, dtype, 9)) for _ in range(2 + count)]
+    taken = np.zeros(1, np.int64)
+    update(*([array, array.copy()] for array in values[:2]),
+           [[array, array.copy()] for array in values[2:]], taken=taken)
+    assert taken == 1
+    before = values[1].tobytes()
+    with pytest.raises(ValueError, match="gradients, parameters and their states"):
+        update(values[:1], [], [[array] for array in values[2:]], taken=taken)
+    fixed = np.zeros(1, np.int64)
+    fixed.flags.writeable = False
+    for bad in (0, np.zeros(1), np.zeros(2, np.int64), np.zeros(1, ">i8"), fixed):
+        with pytest.raises(TypeError, match="taken must be a numpy.ndarray of one int64"):
+            update(values[:1], values[1:2], [[array] for array in values[2:]], taken=bad)
+    assert taken == 1 and values[1].tobytes() == before
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_49_kernels_check_all_before_they_change_any(name, dtype, rng):
     count, update = KERNELS[name]
     good = [draw(rng, dtype, 4) for _ in range(2 + count)]
