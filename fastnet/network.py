@@ -266,6 +266,14 @@ class Sequential(Layer):
 
     _use: _engine.Use       # shared with the networks inside
 
+    def __init_subclass__(cls) -> None:
+        """TypeError for a pass of its own, which training and predictions would not ask."""
+        super().__init_subclass__()
+        for name in ("forward", "backward"):
+            if getattr(cls, name) is not getattr(Sequential, name):
+                raise TypeError(f"{cls.__name__}, a network, cannot have its own {name}, as "
+                                "compiled code runs its layers: let it be a Layer that holds one")
+
     def __init__(self, layers: Sequence[Any], n_threads: int | None = None) -> None:
         if "_use" in vars(self):
             raise RuntimeError("a network is made once: make another one")
@@ -998,11 +1006,6 @@ class Sequential(Layer):
         RuntimeError
             Another thread trains the network.
         """
-        for network in (self, *_flat(self._layers)):
-            if (isinstance(network, Sequential)
-                    and type(network).forward is not Sequential.forward):
-                raise ValueError(f"{type(network).__name__} is a network with a forward of its "
-                                 "own, which PyTorch has no module for")
         with self._use:
             return _torch.module_of(_torch.unfolded(self._layers))
 

@@ -1383,6 +1383,17 @@ def test_44_networks_and_outputs_that_overlap(dtype):
         assert np.array_equal(memory, before)
 
 
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_networks_have_no_passes_of_their_own(name):
+    """Training and predictions would not ask them, and give other numbers without a word."""
+    with pytest.raises(TypeError, match=f"Doubled, a network, cannot have its own {name}"):
+        type("Doubled", (fn.Sequential,), {
+            name: lambda self, x, out=None: 2 * getattr(super(type(self), self), name)(x, out)})
+    kept = type("Kept", (fn.Sequential,), {"predict": lambda self, x: 2 * super(
+        type(self), self).predict(x)})([fn.Dense(FEATURES, CLASSES, rng=0)])
+    assert kept.predict(X).tobytes() == (2 * kept.forward(X)).tobytes()
+
+
 def test_45_46_networks_backward_before_forward_or_twice():
     for own in (False, True):
         net = make_network(own)

@@ -615,11 +615,6 @@ class DoubledDense(fn.Dense):
         return 2 * super().forward(x)
 
 
-class Doubled(fn.Sequential):
-    def forward(self, x, out=None):
-        return 2 * super().forward(x)
-
-
 class Pair(Own):
     """A layer of one's own that holds others, and does not call them one after the other."""
 
@@ -642,17 +637,10 @@ class Pair(Own):
     (lambda: [fn.Dense(4, 3), Own()], "module 1 would be Own, which PyTorch has no mo"),
     (lambda: [fn.Dense(4, 3, activation=Own())], "module 1 would be Own, which"),
     (lambda: [fn.Dense(4, 3), Pair(fn.Dense(3, 2), fn.Dense(3, 2))], "module 1 would be Pair, w"),
-    (lambda: [fn.Dense(4, 3), Doubled([fn.ReLU()])],
-     "Doubled is a network with a forward of its own"),
-], ids=["Residual", "Scale", "subclass", "own", "own activation", "own with layers", "own network"])
+], ids=["Residual", "Scale", "subclass", "own", "own activation", "own with layers"])
 def test_a_layer_that_torch_does_not_have_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         fn.Sequential(make()).to_torch()
-
-
-def test_a_network_with_a_forward_of_its_own_is_refused():
-    with pytest.raises(ValueError, match="Doubled is a network with a forward of its own"):
-        Doubled([fn.Dense(2, 2)]).to_torch()
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, lambda layer: fn.Residual([layer])])
