@@ -597,8 +597,8 @@ cdef class Engine:
         return tuner_of(self.tuners[<int>purpose], multiplications)
 
     def reserve(self, Py_ssize_t batch_size, int threads=1):
-        """Make room for training batches of so many rows, on up to so many threads."""
-        cdef Py_ssize_t rows = self.training_block(batch_size)
+        """Make room for training batches of up to so many rows, on up to so many threads."""
+        cdef Py_ssize_t rows = min(batch_size, self.most_rows())    # fewer may be taken as a whole
         if self.labels is None or cnp.PyArray_DIM(self.labels, 0) < batch_size:
             self.labels = np.zeros(batch_size, np.intp)
             self.labels_start = <Py_ssize_t *>cnp.PyArray_DATA(self.labels)
@@ -608,7 +608,7 @@ cdef class Engine:
             self.training = Arena(rows, self.columns, self.dtype, self.n_operations)
             self.arena_start = self.training.start
             self.rows = self.training.rows
-        if rows < batch_size and self.packed is None:
+        if self.training_block(batch_size) < batch_size and self.packed is None:
             self._reserve_packed()
         if cnp.PyArray_DIM(self.scratch, 0) < self.n_scratch * most_parts(threads):
             self.scratch = aligned_zeros(self.n_scratch * most_parts(threads), self.dtype)
@@ -1076,6 +1076,8 @@ cdef class Engine:
         ------
         RuntimeError
             The network is in use by another thread.
+        ValueError
+            Rows of different numbers or widths.
         MemoryError
         BaseException
             Whatever the handler of a signal raises, such as KeyboardInterrupt; all steps that were
@@ -1102,6 +1104,7 @@ cdef class Engine:
         cdef int most
         cdef double begin = 0, end
         check_rate(steps.at(0).rate, self.type_number)
+        self.check_rows(x, target, sample_weight)
         self.use.begin(True)
         try:
             if order is not None:
@@ -1236,7 +1239,11 @@ cdef class Engine:
 
     cdef Py_ssize_t training_block(self, Py_ssize_t n) noexcept nogil:
         """Likewise in training, where weight gradients are used often too."""
-        return evenly(n, max(<Py_ssize_t>BLOCK_ROWS, self.largest // ROWS_PER_WEIGHT))
+        return evenly(n, self.most_rows())
+
+    cdef Py_ssize_t most_rows(self) noexcept nogil:
+        """Rows that a block may have in training."""
+        return max(<Py_ssize_t>BLOCK_ROWS, self.largest // ROWS_PER_WEIGHT)
 
     cdef inline bint takes(self, object value, Py_ssize_t columns):
         """Whether kernels take it as it is, as a matrix of so many columns."""
@@ -1369,14 +1376,28 @@ cdef class Engine:
         ------
         RuntimeError
             Another thread trains the network.
+        ValueError
+            As of `train`.
         MemoryError
         """
+        self.check_rows(x, target, sample_weight)
         self.use.check_reading()
         self.use.reading += 1               # also while memory is made
         try:
             return self.measured(x, target, sample_weight, objective, accuracy, scores)
         finally:
             self.use.reading -= 1
+
+    cdef int check_rows(
+            self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight) except -1:
+        """Compiled code reads as much of each as `x` has rows."""
+        cdef Py_ssize_t n = cnp.PyArray_DIM(x, 0)
+        if (cnp.PyArray_DIM(x, 1) != self.n_in or cnp.PyArray_DIM(target, 0) != n
+                or cnp.PyArray_NDIM(target) > 1 and cnp.PyArray_DIM(target, 1) != self.n_out
+                or sample_weight is not None and cnp.PyArray_DIM(sample_weight, 0) != n):
+            raise ValueError(f"target must have shape {(n, self.n_out)} or {(n,)}, got "
+                             f"{(<object>target).shape}")
+        return 0
 
     cdef tuple measured(
             self, cnp.ndarray x, cnp.ndarray target, cnp.ndarray sample_weight,

@@ -941,7 +941,7 @@ class _Quick:
         self._labels = estimator.out_activation_ == "softmax"
         self._parameters_of = attrgetter(*estimator._get_param_names())
         self._parameters = self._parameters_of(estimator)
-        self._usable = True
+        self._usable = estimator.n_outputs_ == 1        # of numbers: a column of them
         if is_classifier(estimator):
             binarizer = estimator._label_binarizer
             self._usable = not binarizer.y_type_.startswith("multilabel")

@@ -1176,6 +1176,14 @@ WRONG_VALIDATION = {
 }
 
 
+def test_06_one_column_of_numbers_for_several_outputs():
+    """Also in a `partial_fit` behind another one, of which less is looked at."""
+    model = make_estimator("MLPRegressor", np.eye(3)[Y])
+    model.partial_fit(X, np.eye(3)[Y])
+    refuse_by_estimators([("partial_fit", model, lambda: model.partial_fit(X, np.ones(len(X))))],
+                         ValueError, "y must have 3 outputs, got 1")
+
+
 @pytest.mark.parametrize("name", WRONG_VALIDATION)
 def test_06_27_28_29_30_33_34_35_estimators_and_targets_for_validation(name):
     kind, targets, match = WRONG_VALIDATION[name]

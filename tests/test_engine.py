@@ -1129,3 +1129,20 @@ def test_28_labels_that_change_while_they_are_in_use_are_not_followed(order):
             order, False, False, net._trainer._steps_of(1))
         assert outcome == "label"
     assert np.array_equal(net.layers[0].weight, before)
+
+
+def test_06_rows_of_other_numbers_or_widths_are_refused_by_the_engine_itself(dtype):
+    """Whoever calls it has looked at them; but what it reads is memory."""
+    net = fn.Sequential([fn.Dense(4, 3, dtype=dtype, rng=0)])
+    net.compile(fn.SGD(0.1), "mse")
+    x, rows, weights = (np.ones(shape, dtype) for shape in [(6, 4), (6, 3), 6])
+    for bad in ((x[:, 1:], rows, weights), (x, rows[:, :1], weights), (x, rows[:5], weights),
+                (x, np.zeros(5, np.intp), weights), (x, rows, weights[:5])):
+        bad = [np.ascontiguousarray(array) for array in bad]
+        trainer = net._compiled()
+        with pytest.raises(ValueError, match=r"target must have shape \(6, 3\) or \(6,\), got"):
+            net._engine.train(*bad, trainer._objective, 6, None, False, False,
+                              trainer._steps_of(1))
+        with pytest.raises(ValueError, match=r"target must have shape \(6, 3\) or \(6,\), got"):
+            net._engine.evaluate(*bad, trainer._objective, False)
+    assert net.optimizer.steps == 0

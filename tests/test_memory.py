@@ -12,7 +12,10 @@ import threading
 import numpy as np
 import pytest
 
-from fastnet import _ops, reference
+import fastnet as fn
+from fastnet import _engine, _ops, reference
+
+FENCE = 1024    # entries
 
 # Every tail of a vector in each dimension, then each way of a product and its blocks.
 SIZES = [*range(1, 34), 37, 67]
@@ -112,3 +115,33 @@ def test_a_small_stack_is_enough(dtype):
     finally:
         threading.stack_size(before)
     assert results == [600 * 5, 300 * 400]
+
+
+@pytest.mark.parametrize("batch", [1, 5, 16, 255, 257, 300, 512, 513, 770])
+def test_engines_stay_in_their_memory(batch, dtype, rng, monkeypatch):
+    """A last batch may have larger blocks than those before: 257 rows are taken as 129 and 128."""
+    fences = []
+
+    def fenced_zeros(size, dtype):
+        memory = aligned_zeros(size + 2 * FENCE, dtype)
+        fences.extend([memory[:FENCE], memory[FENCE + size:]])
+        memory[:FENCE] = memory[FENCE + size:] = 7
+        return memory[FENCE:FENCE + size]
+
+    aligned_zeros = _engine.aligned_zeros
+    monkeypatch.setattr(_engine, "aligned_zeros", fenced_zeros)
+    for last in (1, batch * 5 // 6, batch - 1):
+        net = fn.Sequential([
+            fn.Dense(7, 19, activation="tanh", dtype=dtype, rng=0),
+            fn.Residual([fn.LayerNorm(19, dtype=dtype), fn.Dense(19, 19, dtype=dtype, rng=1)]),
+            fn.Dropout(0.2, rng=0), fn.ReLU(), fn.Dense(19, 3, dtype=dtype, rng=2)])
+        net.compile("adam", metrics=["accuracy"])
+        n = 2 * batch + last
+        x, y = rng.normal(size=(n, 7)), rng.integers(3, size=n)
+        net.fit(x, y, batch, rng=0, verbose=0)
+        net.fit(x, y, batch, sample_weight=rng.uniform(size=n), shuffle=False, verbose=0)
+        net.train_step(x[:batch], y[:batch], update=False)
+        net.evaluate(x, y)
+        net.predict(x)
+        net.frozen().predict(x)
+    assert len(fences) > 12 and all((fence == 7).all() for fence in fences)
