@@ -9,9 +9,12 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 import functools
 import math
 import operator
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Call: TypeAlias = "tuple[Any, tuple[Any, ...]]"     # of compiled code, for `_ops.at_once`
 
 _NUMBERS = frozenset((bool, int, float))
 _SILENTLY = np.errstate(all="ignore")       # whatever the caller's says: what is lost is told
@@ -110,6 +113,12 @@ def generator(value: Any, name: str = "rng") -> np.random.Generator:
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} must be an int in the interval [0, inf), a "
                           f"numpy.random.Generator or None, got {value!r}") from error
+
+
+def copying(places: Iterable[np.ndarray], values: Iterable[Any]) -> list[Call]:
+    """Return the calls that copy values into arrays."""
+    return [(operator.setitem, (place, ..., value))
+            for place, value in zip(places, values, strict=True)]
 
 
 def numeric(value: Any, name: str) -> np.ndarray:

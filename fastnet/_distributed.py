@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import set_random_state
+from fastnet._convert import copying, set_random_state
 from fastnet._fitting import NOTHING, Batches, Fitting, Portion, Samples, Tally
 from fastnet._ranks import Ranks, fingerprint
 from fastnet.callbacks import Callback
@@ -301,9 +301,8 @@ class SharedFitting(Fitting):
         self.network.stop_training |= decisions["stop"]
         if self.ranks.rank == 0:
             return
-        for (_, value, _), new in zip(
-                self.network.parameters(), decisions["parameters"], strict=True):
-            value[...] = new
+        _ops.at_once(copying((value for _, value, _ in self.network.parameters()),
+                             decisions["parameters"]))
         self.network.optimizer._assign(decisions["options"])
         for layer, trainable in zip(
                 _leaves(self.network.layers), decisions["trainable"], strict=True):

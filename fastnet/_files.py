@@ -53,8 +53,10 @@ def draft(path: str | Path) -> Iterator[IO[bytes]]:
         with open(name, "xb") as file:
             yield file
     finally:
-        with suppress(FileNotFoundError):
+        try:                            # at once: Ctrl-C could come between longer ways
             os.unlink(name)
+        except FileNotFoundError:
+            pass
 
 
 @contextmanager

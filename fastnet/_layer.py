@@ -9,7 +9,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import own_arrays
+from fastnet._convert import Call, own_arrays
 
 Parameter = tuple[str, np.ndarray, np.ndarray]
 Seed: TypeAlias = "int | np.random.Generator | None"
@@ -186,17 +186,17 @@ class WeightedLayer(Layer):
         """Return `("weight", weight, weight_grad)` and `("bias", bias, bias_grad)`."""
         return self._parameters
 
-    def _move(self, places: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Let values and gradients live in these arrays from now on.
+    def _move(self, places: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Call]:
+        """Copy values and gradients to these arrays; return the calls that let them live there.
 
         The arrays that were handed out before become read-only: a change would have no effect.
         """
-        moved = []
+        moved: dict[str, Any] = {"_parameters": ()}
+        calls: list[Call] = [(vars(self).update, (moved,))]
         for (name, *old), new in zip(self._parameters, places, strict=True):
             for source, place in zip(old, new, strict=True):
                 place[...] = source
-                source.flags.writeable = False
-            moved.append((name, *new))
-            setattr(self, f"_{name}", new[0])
-            setattr(self, f"_{name}_grad", new[1])
-        self._parameters = tuple(moved)
+                calls.append((source.setflags, (False,)))
+            moved["_parameters"] += ((name, *new),)
+            moved[f"_{name}"], moved[f"_{name}_grad"] = new
+        return calls

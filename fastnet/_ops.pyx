@@ -33,6 +33,7 @@ from fastnet._tuner cimport Tuner, seconds_now, threads_for, took
 cnp.import_array()
 
 cdef extern from "Python.h":
+    object PyObject_CallObject(object function, object arguments)
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *thread)
     const Py_ssize_t PY_SSIZE_T_MIN
@@ -382,6 +383,21 @@ def as_floats(value, str name, cnp.dtype dtype=None):
         elif found == dtype.type_num:
             return value
     return _convert.floats(value, name, dtype)
+
+
+def at_once(list calls):
+    """Make calls of compiled functions, `(function, arguments)` each, one after the other.
+
+    Signals are looked for between what Python code does: Ctrl-C comes before all, or after.
+    """
+    cdef tuple call
+    for call in calls:
+        PyObject_CallObject(call[0], call[1])
+
+
+def counts(cnp.ndarray taken, steps):
+    """Return whether the int64 in an array is this number; for when memory has run out."""
+    return (<int64_t *>cnp.PyArray_DATA(taken))[0] == <int64_t>steps
 
 
 def same_objects(list a, list b):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnet._convert import floats, numeric
+from fastnet import _ops
+from fastnet._convert import copying, floats, numeric
 from fastnet._describe import ARGUMENTS, CLASSES
 from fastnet._layer import WeightedLayer
 from fastnet.layers import Dense, LayerNorm, Residual
@@ -88,8 +89,7 @@ def load(parameters: dict[str, np.ndarray], state: Any) -> None:
         raise ValueError("state must have the names that state_dict() gives; "
                          f"missing: {missing}, unexpected: {unexpected}")
     found = [_entry(state[name], f"state[{name!r}]", value) for name, value in parameters.items()]
-    for value, new in zip(parameters.values(), found, strict=True):
-        value[...] = new
+    _ops.at_once(copying(parameters.values(), found))
 
 
 def _entry(given: Any, name: str, model: np.ndarray) -> np.ndarray:

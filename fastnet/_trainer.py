@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
-from fastnet._convert import as_number
+from fastnet._convert import Call, as_number
 from fastnet._describe import describe
 from fastnet._fitting import NOTHING, Portion, Samples, Tally, lazy_rows
 from fastnet._ranks import Ranks
@@ -165,13 +165,14 @@ class Trainer:
         kind = type(optimizer)              # one of ours, or a variant with other numbers
         self._native = built_in and kind.step is Optimizer.step and kind._apply in (
             SGD._apply, Adam._apply, RMSprop._apply)
-        self._steps: tuple[int, _engine.Steps] | None = None    # of which version of the optimizer
+        # With the version of the optimizer and the states that they were made from.
+        self._steps: tuple[int, _engine.Steps, Any] | None = None
         self._pending: _Pending | None = None     # layer by layer
         self.shared: Any = None             # the steps that it takes with other ranks
 
-    def restart(self) -> None:
-        """Take the optimizer's states anew, as they were replaced."""
-        self._steps = None
+    def restarted(self) -> list[Call]:
+        """Return the calls that let it take the optimizer's states anew, as they are replaced."""
+        return [(vars(self).update, ({"_steps": None},))]
 
     def arguments(self) -> tuple[Any, ...]:
         """Return what makes another one like this, for a network."""
@@ -469,12 +470,15 @@ class Trainer:
                 np.isfinite(gradient).all() for _, _, gradient in self._network.parameters()):
             self._pending = None
             raise self.failure("gradient", value, place)
-        steps = self.optimizer.steps
+        # Forgotten before, as nothing may come between the step and that.
+        waiting, steps = self._pending, self.optimizer.steps
+        self._pending = None
         try:
             self.optimizer.step(self._network.layers)
-        finally:
-            if self.optimizer.steps != steps:
-                self._pending = None
+        except BaseException:
+            if _ops.counts(self.optimizer.taken, steps):
+                self._pending = waiting
+            raise
         if not all(np.isfinite(values).all() for _, values, _ in self._network.parameters()):
             raise self.failure("parameter", value, place)
 
@@ -508,7 +512,9 @@ class Trainer:
             return known[1]
         operations = self._network._operations
         uses, size = optimizer._uses, operations.size
-        old = known[1].states if known is not None else (None,) * 3
+        old: tuple[Any, ...] = (None,) * 3
+        if known is not None and known[2] is optimizer._states:     # else there are others
+            old = known[1].states
         first, second, third = states = tuple(
             None if not used else buffer if buffer is not None
             else _engine.aligned_zeros(size, self._dtype)
@@ -526,7 +532,7 @@ class Trainer:
             math.inf if optimizer.clip_value is None else optimizer.clip_value,
             math.inf if optimizer.clip_norm is None else optimizer.clip_norm,
             optimizer.decay_vectors, optimizer.taken, **optimizer.numbers())
-        self._steps = optimizer.version, found
+        self._steps = optimizer.version, found, optimizer._states
         return found
 
     # ---- What is measured --------------------------------------------------------------------

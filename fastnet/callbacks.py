@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnet._convert import flag, positive, set_random_state, whole, within
+from fastnet import _ops
+from fastnet._convert import copying, flag, positive, set_random_state, whole, within
 from fastnet._files import ModelFileError, as_path
 from fastnet._state_file import read_state, write_state
 from fastnet.history import History
@@ -103,11 +104,15 @@ class _Watch:
                              "validation data")
         return logs[self.monitor]
 
-    def improves(self, value: float) -> bool:
+    def better(self, value: float) -> bool:
         """Return whether a value is better than the best by more than min_delta."""
         better = operator.lt if self.mode == "min" else operator.gt
         margin = -self.min_delta if self.mode == "min" else self.min_delta
-        if not better(value, self.best + margin):
+        return bool(better(value, self.best + margin))
+
+    def improves(self, value: float) -> bool:
+        """Return whether a value is better, and remember it then."""
+        if not self.better(value):
             return False
         self.best = value
         return True
@@ -176,10 +181,13 @@ class EarlyStopping(Callback):
         value = self._watch.value(logs)
         if epoch < self.start_from_epoch:
             return
-        if self._watch.improves(value):
-            self.wait, self.best_epoch = 0, epoch
+        if self._watch.better(value):
+            weights = None
             if self.restore_best_weights:
-                self._best_weights = [w.copy() for _, w, _ in self.model.parameters()]
+                weights = [w.copy() for _, w, _ in self.model.parameters()]
+            # Without a call between them, so that Ctrl-C comes before all or after.
+            self._watch.best, self.wait = value, 0
+            self.best_epoch, self._best_weights = epoch, weights
             return
         self.wait += 1
         if self.wait >= self.patience:
@@ -190,9 +198,8 @@ class EarlyStopping(Callback):
         """Put the best parameters back."""
         if self._best_weights is not None:
             with self.model._use.exclusive:
-                for (_, parameter, _), best in zip(
-                        self.model.parameters(), self._best_weights, strict=True):
-                    parameter[...] = best
+                _ops.at_once(copying((value for _, value, _ in self.model.parameters()),
+                                     self._best_weights))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best figure, its epoch and parameters, and how long there was no better."""

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from fastnet import _engine, _ops, _torch
-from fastnet._convert import flag, generator, positive, set_random_state, whole, within
+from fastnet._convert import (
+    Call,
+    copying,
+    flag,
+    generator,
+    positive,
+    set_random_state,
+    whole,
+    within,
+)
 from fastnet._describe import build, build_bare, describe, parameters_of, register
 from fastnet._distributed import SharedFitting, SharedSteps
 from fastnet._fitting import Batches, Fitting, Portion, Samples, lazy_rows
@@ -215,6 +224,11 @@ def _flat(layers: Iterable[Any]) -> Iterable[Any]:
             yield from _flat(layer.layers)
 
 
+def _limit(n_threads: int | None) -> int:
+    """Return what the engine is told of it: an int of C's, 0 where there is no limit."""
+    return min(n_threads or 0, 2**30)
+
+
 BUILT_IN = (
     Dense, LayerNorm, Dropout, Residual, Scale, Flatten, Identity, ReLU, LeakyReLU, ELU, Sigmoid,
     Tanh, GELU, SiLU, Softmax, LogSoftmax)
@@ -303,16 +317,16 @@ class Sequential(Layer):
         self.n_threads = n_threads
         use, owner = _engine.Use(), weakref.ref(self)
         references = [_weak(layer) for layer in every]
+        calls: list[Call] = []
         if (any(type(layer) is Dense for layer in every)
                 and all(map(_native, every))):
-            self._join(use)
+            calls = self._join(use)
         for layer in (self, *every):
-            if isinstance(layer, Sequential):
-                layer._use = use
+            if isinstance(layer, Sequential):       # now this network trains it
+                calls.append((vars(layer).update, ({"_use": use, "_trainer": None},)))
         for layer, reference in zip(every, references, strict=True):
-            _networks[id(layer)] = reference, owner
-            if isinstance(layer, Sequential):
-                layer._trainer = None           # now this network trains it
+            calls.append((_networks.__setitem__, (id(layer), (reference, owner))))
+        _ops.at_once(calls)             # so that none is in two networks, or half in one
 
     def _check_free(self, every: list[Any]) -> None:
         """ValueError for a layer of another network, unless this network takes that one in.
@@ -362,19 +376,21 @@ class Sequential(Layer):
 
         follow(self._layers, None)
 
-    def _join(self, use: _engine.Use) -> None:
-        """Move all parameters into one buffer, and let the engine know them."""
+    def _join(self, use: _engine.Use) -> list[Call]:
+        """Copy all parameters into one buffer; return the calls that let networks work with it."""
         operations = _Operations(self._layers, self._dtype, self._in_features())
         parameters = _engine.aligned_zeros(operations.size, self._dtype)
         gradients = _engine.aligned_zeros(operations.size, self._dtype)
         ready = [(network, network._engine_of(parameters[part], gradients[part], use))
                  for network, part in [(self, slice(None)), *operations.inner]]
         places = zip(operations.views(parameters), operations.views(gradients), strict=True)
+        calls = []
         for (layer, _), (values, grads) in zip(operations.weighted, places, strict=True):
-            layer._move(list(zip(values, grads, strict=True)))
+            calls += layer._move(list(zip(values, grads, strict=True)))
         for network, (own, buffer, engine) in ready:
-            network._operations, network._parameters, network._engine = own, buffer, engine
-            network.n_threads = network._n_threads
+            calls.append((vars(network).update, (
+                {"_operations": own, "_parameters": buffer, "_engine": engine},)))
+        return calls
 
     def _engine_of(
         self, parameters: np.ndarray, gradients: np.ndarray, use: _engine.Use
@@ -384,8 +400,10 @@ class Sequential(Layer):
         They are to hold the layers' parameters one after the other.
         """
         operations = _Operations(self._layers, self._dtype, self._in_features())
-        return operations, parameters, _engine.Engine(
+        engine = _engine.Engine(
             operations.list, parameters, gradients, self._flattens(), use=use)
+        engine.n_threads = _limit(self._n_threads)
+        return operations, parameters, engine
 
     def _in_features(self) -> int:
         """Return the width of the first layer that has one."""
@@ -405,9 +423,11 @@ class Sequential(Layer):
 
     @n_threads.setter
     def n_threads(self, value: int | None) -> None:
-        self._n_threads = None if value is None else positive(value, "n_threads")
+        number = None if value is None else positive(value, "n_threads")
+        limit = _limit(number)
+        self._n_threads = number                # no call from here on: no Ctrl-C between the two
         if self._engine is not None:
-            self._engine.n_threads = min(self._n_threads or 0, 2**30)    # an int of C's
+            self._engine.n_threads = limit
 
     # ---- As a layer ----------------------------------------------------------------------------
 
@@ -523,9 +543,11 @@ class Sequential(Layer):
         if isinstance(trainer.loss, BinaryCrossEntropy) and self._ends_in(Sigmoid):
             raise ValueError("BinaryCrossEntropy takes raw scores, but the network ends in a "
                              "Sigmoid: leave that out; predict_proba gives probabilities")
+        forget: list[Call] = []
+        if self._engine is not None:
+            forget.append((self._engine.forget_pending, ()))
         with self._use.training:
-            trainer.forget_pending()
-            self._trainer = trainer
+            _ops.at_once([*forget, (vars(self).update, ({"_trainer": trainer},))])
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -1158,16 +1180,15 @@ class Sequential(Layer):
         fit = self._current_fit if state["fit"] is not None else None
         if fit is not None:
             fit.check_state(state["fit"])
+        calls = [*copying((value for _, value, _ in parameters), state["parameters"].values()),
+                 *copying((layer._seen for layer in dropouts), seen)]
         with self._use.exclusive:
             if self._trainer is not None and state["optimizer"] is not None:
-                self._trainer.optimizer._set_state(self._layers, state["optimizer"])
-                self._trainer.restart()
+                calls += self._trainer.optimizer._restored(self._layers, state["optimizer"])
+                calls += self._trainer.restarted()
             if fit is not None:
-                fit.set_state(state["fit"])
-            for name, value, _ in parameters:
-                value[...] = state["parameters"][name]
-            for layer, one in zip(dropouts, seen, strict=True):
-                layer._seen[:] = one
+                fit.set_state(state["fit"])     # which may call somebody's own callback
+            _ops.at_once(calls)
 
     # ---- Looking at it -------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ taken before (see `fastnet.schedules`). Options can be assigned later, and count
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from copy import deepcopy
 from itertools import pairwise
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import flag, own_arrays, whole, within
+from fastnet._convert import Call, flag, own_arrays, whole, within
 from fastnet._layer import Layer, listed
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
@@ -122,8 +123,14 @@ class _Option:
         if value is not None or not self.optional:
             number = within(value, self.name, self.interval)
         optimizer._check(self.name, number)
-        setattr(optimizer, "_" + self.name, number)
-        optimizer._changed(self.name)
+        key, kept, states = "_" + self.name, vars(optimizer), optimizer._states
+        if self.name == "momentum" and not number:          # forgets
+            states = _ByLayer()
+            for layer, own in optimizer._states.items():
+                states[layer] = [(None, second, third) for _, second, third in own]
+        # No call from here on: Ctrl-C comes before all of it, or after.
+        optimizer.version += 1
+        optimizer._plan, optimizer._states, kept[key] = None, states, number
 
 
 class Optimizer:
@@ -136,7 +143,6 @@ class Optimizer:
     _clip_norm: float | None = None
     _clip_value: float | None = None
     _momentum: float = 0.0
-    _is_plain = True        # neither decay nor clipping
     weight_decay: Any = _Option("Factor of the L2 penalty's gradient.")
     clip_norm: Any = _Option("Largest norm of all gradients, or None.", above=True, optional=True)
     clip_value: Any = _Option("Largest entry of a gradient, or None.", above=True, optional=True)
@@ -189,11 +195,11 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        if callable(value):
-            self._lr, self._schedule = self._scheduled(self.steps, value), value
-        else:
-            self._lr, self._schedule = within(value, "lr", "[0, inf)"), None
-        self._changed("lr")
+        schedule = value if callable(value) else None
+        lr = within(value, "lr", "[0, inf)") if schedule is None else self._scheduled(
+            self.steps, schedule)
+        self._lr, self._schedule = lr, schedule         # no call from here on: see `_Option`
+        self.version += 1
 
     def _scheduled(self, step: int, schedule: Callable[[int], float] | None = None) -> float:
         """Return what a schedule, by default the own one, gives for a step, checked."""
@@ -224,8 +230,8 @@ class Optimizer:
                 "lr": None if self._schedule is not None else self._lr,
                 "states": [self._states.get(layer) for layer in _leaves(layers)]}
 
-    def _set_state(self, layers: Iterable[Any], state: dict[str, Any]) -> None:
-        """Go on from there; an error, and nothing is changed, where it does not fit."""
+    def _restored(self, layers: Iterable[Any], state: dict[str, Any]) -> list[Call]:
+        """Return the calls that let it go on from there; an error where that does not fit."""
         leaves = list(_leaves(layers))
         if state["name"] != type(self).__name__:
             raise ValueError(f"its optimizer is {state['name']}, not {type(self).__name__}")
@@ -245,10 +251,10 @@ class Optimizer:
                     one is not None and (one.shape, one.dtype) != (value.shape, value.dtype)
                     for value, own in zip(values, states[layer], strict=True) for one in own):
                 raise ValueError(f"its optimizer's states do not fit {layer!r}")
+        new: dict[str, Any] = {"_states": states, "_plan": None, "version": self.version + 1}
         if state["lr"] is not None and self._schedule is None:
-            self.lr = state["lr"]
-        self.steps, self._states, self._plan = steps, states, None
-        self.version += 1
+            new["_lr"] = within(state["lr"], "lr", "[0, inf)")
+        return [(vars(self).update, (new,)), (operator.setitem, (self.taken, 0, steps))]
 
     def _assignable(self) -> dict[str, Any]:
         """Return all numbers that can be assigned, without a schedule."""
@@ -266,17 +272,6 @@ class Optimizer:
     def _check(self, name: str, value: float | None) -> None:
         """Refuse what does not go together with other options."""
 
-    def _changed(self, name: str) -> None:
-        self.version += 1
-        if name != "lr":
-            self._plan = None
-        if name == "momentum" and not self._momentum:       # forgets
-            for states in self._states.values():
-                for velocity, _, _ in states:
-                    if velocity is not None:
-                        velocity[...] = 0
-        self._is_plain = not (self._weight_decay or self._clip_norm or self._clip_value)
-
     @property
     def decay_vectors(self) -> bool:
         """Whether biases and the parameters of `LayerNorm` decay as well."""
@@ -284,8 +279,8 @@ class Optimizer:
 
     @decay_vectors.setter
     def decay_vectors(self, value: bool) -> None:
-        self._decay_vectors = flag(value, "decay_vectors")
-        self._changed("decay_vectors")
+        self._decay_vectors, self._plan = flag(value, "decay_vectors"), None
+        self.version += 1
 
     @property
     def _uses(self) -> tuple[bool, bool, bool]:
@@ -336,7 +331,7 @@ class Optimizer:
         try:
             self._apply(plan)
         except BaseException as error:
-            if self.steps == steps:                 # it was refused
+            if _ops.counts(self.taken, steps):      # it was refused
                 self._states = states
                 if started is None and isinstance(error, ValueError):
                     self._plan = None   # a layer may have joined a network, which moves its arrays
@@ -511,7 +506,7 @@ class SGD(Optimizer):
     def _apply(self, plan: _Plan) -> None:
         velocities = plan.states[0] if self._momentum else [None] * len(plan.values)
         lr = self._lr if self._schedule is None else self._scheduled(self.steps)
-        if self._is_plain:              # without more options it is quicker
+        if not (self._weight_decay or self._clip_norm or self._clip_value):     # it is quicker
             _ops.sgd_update(plan.gradients, plan.values, velocities,
                             lr, self._momentum, self._nesterov, taken=self.taken)
         else:

@@ -40,7 +40,7 @@ from sklearn.utils.validation import (
 )
 
 from fastnet import activations
-from fastnet._convert import numeric, set_random_state, within
+from fastnet._convert import copying, numeric, set_random_state, within
 from fastnet._distributed import SharedFitting
 from fastnet._engine import Use
 from fastnet._fitting import Fitting, Portion, Samples, Tally
@@ -48,6 +48,8 @@ from fastnet._ops import (
     activation_forward,
     adam_rates,
     as_floats,
+    at_once,
+    counts,
     exp_forward,
     softmax_forward,
     sum_of_squares,
@@ -660,9 +662,10 @@ class _MLP(BaseMultilayerPerceptron):
             epochs=1 if incremental else self.max_iter, epoch=0,
             orders=_Orders(self._random_state, n) if self.shuffle else None, parts=1,
             callbacks=[books, *check_callbacks(self.callbacks or ())])
+        steps = self._optimizer.steps
         self.network_._trainer, self.history_ = trainer, fitting.history
         self.network_._current_fit, self.network_.stop_training = fitting, False
-        steps = self._optimizer.steps
+        self._has_stepped = True                # said before: it may end right behind a step
         try:
             fitting.run()
         except FloatingPointError:
@@ -670,8 +673,9 @@ class _MLP(BaseMultilayerPerceptron):
                 raise
             trainer.diverged = True
         finally:
-            self._has_stepped = self._optimizer.steps != steps
             self.network_._current_fit = None
+            if counts(self._optimizer.taken, steps):
+                self._has_stepped = False
         if ranks is not None:
             self._share_books(ranks)
         speaks = ranks is None or ranks.rank == 0
@@ -686,8 +690,7 @@ class _MLP(BaseMultilayerPerceptron):
                 and self.out_activation_ != "exp" and not hasattr(self, "feature_names_in_")):
             self._quick = _Quick(self, trainer, books)
         if self.early_stopping:
-            for (_, value, _), best in zip(self.network_.parameters(), self._best, strict=True):
-                value[...] = best
+            at_once(copying((value for _, value, _ in self.network_.parameters()), self._best))
 
     def _hold_out(
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None
@@ -813,7 +816,7 @@ class _MLP(BaseMultilayerPerceptron):
             raise ValueError("the network does not fit the estimator")
         if state["optimizer"] is not None:
             self._optimizer = self._make_optimizer(self._scales()[0])
-            self._optimizer._set_state(self.network_.layers, state["optimizer"])
+            at_once(self._optimizer._restored(self.network_.layers, state["optimizer"]))
 
     def __getstate__(self) -> dict[str, Any]:
         with self._use:                         # refused while another thread fits
@@ -845,16 +848,16 @@ class _MLP(BaseMultilayerPerceptron):
             for (value, _, _), some in zip(arrays, np.split(theta, ends[:-1]), strict=True):
                 value[...] = some.reshape(value.shape)
 
-        def accept(theta: np.ndarray) -> None:
+        def accept(theta: np.ndarray, iterations: int = 0) -> None:
             put(theta)
             assert network._parameters is not None
-            with network._use.exclusive:
-                network._parameters[:] = tried._parameters      # at once: Ctrl-C cannot halve it
-            self._has_stepped = True
+            done = self.n_iter_ + iterations
+            with network._use.exclusive:        # no call in it: Ctrl-C comes before all or after
+                network._parameters[:] = tried._parameters
+                self._has_stepped, self.n_iter_ = True, done
 
         def count(theta: np.ndarray) -> None:
-            accept(theta)
-            self.n_iter_ += 1
+            accept(theta, 1)
 
         def loss_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
             put(theta)

@@ -32,6 +32,9 @@ libc = ctypes.CDLL(None)
 left, many, failed = (ctypes.c_long.in_dll(libc, name) for name in ("left", "many", "failed"))
 # Statuses of a child; the first two, and others, are failures.
 OUTCOMES = ["", "", "enough memory", "no error", "MemoryError", "other error"]
+# What Python says where it finds no memory for a lock, or for the bound __fspath__ of a path.
+PYTHONS_WORDS = {RuntimeError: "can't allocate",
+                 TypeError: "expected str, bytes or os.PathLike object, not PosixPath"}
 PYTHONS_OWN = 77    # as in failing_malloc.c
 SECONDS = 60        # after which something hangs
 EVERY = int(os.environ.get("FASTNET_OOM_EVERY", "10"))
@@ -61,10 +64,10 @@ def once(work, look, objects, at, together):
     except MemoryError:
         many.value = 0
         outcome, where = "MemoryError", traceback.format_exc()
-    except (SystemError, RuntimeError) as error:
+    except (SystemError, RuntimeError, TypeError) as error:
         many.value = 0
         *_, last = traceback.walk_tb(error.__traceback__)
-        if isinstance(error, RuntimeError) and not str(error).startswith("can't allocate"):
+        if not str(error).startswith(PYTHONS_WORDS.get(type(error), "")):
             raise
         if last[0].f_code.co_filename.endswith(".pyx"):     # not ours
             raise
@@ -117,7 +120,8 @@ def sweep(name, objects, work, look):
                 break
             found[outcome] += 1
         del held
-        assert found["MemoryError"] >= 0.9 * found.total() > 0
+        share = 0.9 if EVERY == 1 else 0.75         # of some tenths more are others
+        assert found["MemoryError"] >= share * found.total() > 0
         print(f"{name}: {together} in a row at {found.total()} places, "
               + ", ".join(f"{number} {outcome}" for outcome, number in found.most_common()),
               flush=True)
