@@ -1,7 +1,6 @@
-"""Ctrl-C at every moment: KeyboardInterrupt wherever CPython looks for signals in fastnet's code."""
+"""Ctrl-C at every moment: KeyboardInterrupt wherever CPython looks for signals in our code."""
 
 import dis
-import itertools
 import os
 import sys
 
@@ -12,8 +11,11 @@ FOLDER = os.path.dirname(fastnet.__file__)
 BEHIND = {name for name in dis.opmap if name.startswith("CALL") or name.startswith("JUMP_BACKWARD")}
 
 
-def interrupted(call, number):
-    """Make a call, with a KeyboardInterrupt at the moment of that number; whether there was one."""
+def moment_of(call, number):
+    """Make a call, with a KeyboardInterrupt at the moment of that number.
+
+    Returns it if there was one (also where errors are passed over), else how many there are.
+    """
     left, before = number, {}
 
     def opcode(frame, event, _):
@@ -41,17 +43,18 @@ def interrupted(call, number):
     try:
         call()
     except KeyboardInterrupt:
-        return True
+        pass
     finally:
         sys.settrace(traced)
-    return left < 0         # it may have come where errors are passed over
+    return number - max(left, 0)
 
 
-def moments(make, call, step=1):
-    """Interrupt `call(made)` at one moment after the other; yield what was made, for each."""
-    for number in itertools.count(0, step):
+def moments(make, call, step=1, last=None):
+    """Interrupt `call(made)` at one moment after the other, or at the last ones; yield `made`."""
+    made = make()
+    total = moment_of(lambda: call(made), sys.maxsize)
+    assert total > 3 * step, "there is hardly a moment to interrupt"
+    for number in range(0 if last is None else total - last, total, step):
         made = make()
-        if not interrupted(lambda made=made: call(made), number):
-            assert number > 10 * step, "there was hardly a moment to interrupt"
-            return
+        moment_of(lambda made=made: call(made), number)
         yield made
