@@ -14,6 +14,8 @@ A sample that does not count (its weight is 0, or that of its class, or its labe
 of its row is 0) has the loss and the gradient 0, whatever its scores.
 
 A weighted mean is `sum(w * l) / sum(w)`, and 0 where all weights are 0.
+
+What a loss was made with can be read from it, and not be changed: a compiled network has read it.
 """
 
 from typing import Any
@@ -132,9 +134,14 @@ class _ClassLoss(Loss):
         self.is_plain = weight is None and ignore_index is None and not self._label_smoothing
         self._is_usual = self.is_plain and reduction == "mean"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickle or a copy, whose array can be written to."""
+        vars(self).update(state)
+        self._weight = _constant(self._weight)
+
     @property
     def weight(self) -> np.ndarray | None:
-        """Weight of each class."""
+        """Weight of each class; read-only."""
         return self._weight
 
     @property
@@ -180,7 +187,16 @@ def _class_weights(weights: Any, name: str) -> np.ndarray:
     if found.ndim != 1 or not len(found):
         raise ValueError(f"{name} must be a vector, got shape {found.shape}")
     _ops.check_weights(found, name)
-    return found.copy()
+    found = _constant(found)
+    return found
+
+
+def _constant(array: Any) -> Any:
+    """Return a copy that cannot be written to, or None."""
+    if array is not None:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
 
 
 class SoftmaxCrossEntropy(_ClassLoss):
@@ -309,9 +325,25 @@ class EntryLoss(Loss):
     """Base of the losses that are a sum over entries; the kernel calls them by a kind."""
 
     kind = ""
-    delta = 1.0
-    pos_weight: np.ndarray | None = None
+    _delta = 1.0
+    _pos_weight: np.ndarray | None = None
     _loss_dimensions = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickle or a copy; in older versions these two could be assigned."""
+        vars(self).update(state)
+        self._delta = vars(self).pop("delta", self._delta)
+        self._pos_weight = _constant(vars(self).pop("pos_weight", self._pos_weight))
+
+    @property
+    def delta(self) -> float:
+        """Up to where `Huber` squares."""
+        return self._delta
+
+    @property
+    def pos_weight(self) -> np.ndarray | None:
+        """What a yes counts in each column, in `BinaryCrossEntropy`; read-only."""
+        return self._pos_weight
 
     def check(self, target: np.ndarray) -> None:
         """ValueError for a target that this loss cannot have."""
@@ -397,7 +429,8 @@ class BinaryCrossEntropy(EntryLoss):
 
     def __init__(self, reduction: str = "mean", *, pos_weight: Any = None) -> None:
         super().__init__(reduction)
-        self.pos_weight = None if pos_weight is None else _class_weights(pos_weight, "pos_weight")
+        if pos_weight is not None:
+            self._pos_weight = _class_weights(pos_weight, "pos_weight")
 
     def check(self, target: np.ndarray) -> None:
         """ValueError for entries outside [0, 1]."""
@@ -427,7 +460,7 @@ class Huber(EntryLoss):
 
     def __init__(self, reduction: str = "mean", *, delta: float = 1.0) -> None:
         super().__init__(reduction)
-        self.delta = within(delta, "delta", "(0, inf)")
+        self._delta = within(delta, "delta", "(0, inf)")
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), **({"delta": self.delta} if self.delta != 1 else {})}

@@ -1839,6 +1839,17 @@ def test_65_a_pickle_of_an_older_version():
                           old.frozen().predict(x))
 
 
+def test_65_losses_whose_options_could_be_assigned():
+    """An older version had them under their own names."""
+    for kind, options in ((fn.Huber, {"delta": 0.3}),
+                          (fn.BinaryCrossEntropy, {"pos_weight": np.array([2.0, 3])})):
+        old = kind.__new__(kind)
+        vars(old).update({"_reduction": "sum", **options})
+        again, made = pickle.loads(pickle.dumps(old)), kind("sum", **options)
+        assert repr(again) == repr(made) and vars(again).keys() >= vars(made).keys()
+        assert again.forward([[1.0, 2]], [[0.0, 1]]) == made.forward([[1.0, 2]], [[0.0, 1]])
+
+
 def in_buffers(thing):
     """Return a copy by a pickle whose arrays lie in bytes, and these bytes."""
     buffers = []

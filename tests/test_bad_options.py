@@ -5,6 +5,8 @@ that names the option and what was expected. Numbers in names are those of the l
 that the project keeps.
 """
 
+import copy
+import pickle
 import re
 from fractions import Fraction
 
@@ -170,6 +172,29 @@ def test_49_reductions(name):
             LOSSES[name](value)
     with pytest.raises(AttributeError):
         LOSSES[name]().reduction = "sum"
+
+
+@pytest.mark.parametrize("loss, options", [
+    (fn.Huber(), {"delta": 0.1}),
+    (fn.BinaryCrossEntropy(pos_weight=[2, 3]), {"pos_weight": np.ones(2)}),
+    (fn.SoftmaxCrossEntropy(weight=[2, 3]),
+     {"weight": np.ones(2), "ignore_index": 1, "label_smoothing": 0.1}),
+    (fn.NegativeLogLikelihood(weight=[2, 3]), {"weight": np.ones(2), "ignore_index": 1})])
+def test_49_options_of_losses_cannot_be_changed(loss, options, tmp_path):
+    """A compiled network has read them, and would not notice."""
+    net = fn.Sequential([fn.Dense(3, 2, dtype="float64")])
+    net.compile("sgd", loss)
+    net.save(tmp_path / "net")
+    for found in (loss, copy.copy(loss), copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)),
+                  copy.deepcopy(net).loss, fn.load(tmp_path / "net").loss):
+        assert repr(found) == repr(loss)
+        for name, value in options.items():
+            with pytest.raises(AttributeError):
+                setattr(found, name, value)
+            if isinstance(value, np.ndarray):
+                with pytest.raises(ValueError, match="read-only"):
+                    getattr(found, name)[:] = value
+        assert repr(found) == repr(loss)
 
 
 VECTORS = {
