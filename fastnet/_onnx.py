@@ -117,7 +117,7 @@ def to_onnx(
         raise ValueError("network must have a Dense or a LayerNorm, which tell how many features "
                          "its input has")
     if softmax:
-        if writer.nodes[-1].op_type == "Softmax":
+        if network._ends_in(Softmax):
             raise ValueError("softmax must be False for a network that ends in a Softmax")
         y = writer.add("Softmax", y, axis=1)
     writer.nodes[-1].output[0] = "Y"

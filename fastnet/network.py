@@ -560,12 +560,18 @@ class Sequential(Layer):
         return None if self._trainer is None else self._trainer.loss
 
     def _ends_in(self, kind: type) -> bool:
-        last = self._layers[-1]
-        while type(last) is Sequential:
-            last = last.layers[-1]
-        if isinstance(last, Dense):
-            last = last.activation
-        return isinstance(last, kind)
+        """Whether the last layer that does something in a prediction is of this kind."""
+        layers: list[Any] = [*self._layers]
+        while layers:
+            last = layers.pop()
+            if isinstance(last, Sequential):
+                layers += last.layers
+            elif isinstance(last, Dense):
+                layers = [last.activation]      # None is none, and no layer before counts
+            elif not (type(last) in (Identity, Flatten, Dropout)
+                      or type(last) is Scale and last.factor == 1):
+                return isinstance(last, kind)
+        return False
 
     def _compiled(self) -> Trainer:
         """Return how to train; RuntimeError where that is not known."""

@@ -911,6 +911,39 @@ def test_answers_of_networks_that_end_in_probabilities(end, loss, dtype):
         assert np.array_equal(labels, expected)
 
 
+@pytest.mark.parametrize("behind", [
+    lambda: [fn.Identity()], lambda: [fn.Flatten()], lambda: [fn.Dropout(0.5, rng=0)],
+    lambda: [fn.Scale(1)],
+    lambda: [fn.Identity(), fn.Sequential([fn.Dropout(rng=0), fn.Flatten()])]])
+@pytest.mark.parametrize("end, loss, raw", [
+    (fn.Softmax, "cross_entropy", "SoftmaxCrossEntropy"),
+    (fn.Sigmoid, "mse", "BinaryCrossEntropy")])
+def test_answers_of_networks_with_layers_that_do_nothing_behind_probabilities(
+        end, loss, raw, behind, dtype):
+    plain = make_network(loss, end=[end()], dtype=dtype)
+    x = make_data(dtype=dtype)[0]
+    expected, labels = plain.predict(x), plain.predict_labels(x)
+    for last in ([end(), *behind()], [fn.Sequential([end()]), *behind()],
+                 [fn.Dense(3, 3, activation=end(), dtype=dtype), *behind()]):
+        net = make_network(loss, end=last, dtype=dtype)
+        if isinstance(last[0], fn.Dense):
+            last[0].weight, last[0].bias = np.eye(3), np.zeros(3)
+        for model in (net, net.frozen()):
+            np.testing.assert_allclose(model.predict_proba(x), expected, rtol=1e-5)
+            assert np.array_equal(model.predict_labels(x), labels)
+        with pytest.raises(ValueError, match=f"{raw} takes raw scores"):
+            net.compile("sgd", getattr(fn, raw)())
+
+
+def test_what_does_something_behind_a_softmax_ends_in_none():
+    x = make_data()[0]
+    for behind in ([fn.Scale(2)], [fn.Residual([fn.Identity()])], [fn.Dense(3, 3, rng=1)],
+                   [fn.Dense(3, 3, activation="identity", rng=1), fn.Identity()]):
+        net = make_network(end=[fn.Softmax(), *behind])
+        np.testing.assert_array_equal(
+            net.predict_proba(x), fn.Softmax().forward(net.predict(x)))
+
+
 def test_measuring_takes_no_memory_that_grows_with_epochs():
     x, y = make_data(3000)
     net = make_network(optimizer="adam")

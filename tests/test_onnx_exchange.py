@@ -245,6 +245,7 @@ class Wider(fn.Dense):
     ([Wider(3, 3)], "layer 0 of the network"),
     ([fn.ReLU(), fn.Scale(2)], "must have a Dense or a LayerNorm"),
     ([fn.Dense(3, 3), fn.Softmax(), fn.Dropout()], "softmax must be False"),
+    ([fn.Dense(3, 3, activation="softmax"), fn.Scale(1)], "softmax must be False"),
 ])
 def test_what_cannot_be_written(tmp_path, layers, message):
     path = tmp_path / "m.onnx"
