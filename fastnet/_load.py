@@ -21,6 +21,12 @@ def load(path: str | bytes | os.PathLike[Any]) -> Any:
     `python -m fastnet train`. Everything is checked before anything is built; no code in a file is
     executed, and memory is bounded by the file's size. Every format that was ever released is read.
 
+    The network of `python -m fastnet train` takes rows as they stand in the table, with the columns
+    in the order of the training data, as its first layer standardises them. From a numeric target
+    it gives that number, in the target's unit; from classes their scores, in the order in which
+    `python -m fastnet predict` names them, which is also how `predict_labels` counts. All up to
+    rounding in the network's dtype.
+
     Parameters
     ----------
     path : str, bytes or path
@@ -28,12 +34,14 @@ def load(path: str | bytes | os.PathLike[Any]) -> Any:
     Returns
     -------
     model : Sequential, or an estimator of `fastnet.sklearn`
-        Compiled, if it was when it was saved.
+        Compiled, if it was when it was saved; that of a table is not.
 
     Raises
     ------
     ModelFileError
-        Another file, a damaged one, or one of a newer version of the format.
+        Another file, a damaged one, or one of a newer version of the format; a table's column
+        whose numbers lie so close together, for their size, that the network's dtype does not tell
+        them apart, or are too large or too small for it: `train --dtype float64` helps.
     OSError
         The file cannot be read.
     TypeError
@@ -48,6 +56,9 @@ def load(path: str | bytes | os.PathLike[Any]) -> Any:
             if state["network"] is None:
                 raise ModelFileError("it is a checkpoint of a network that is not all built in: "
                                      "make the network, and give it to Checkpoint.restore")
+            if "table" in state:
+                from fastnet._model import network_for_rows  # and csv, which is slow to import
+                return network_for_rows(state)
             return Sequential._of_file_state(state)
         if kind == "estimator":
             return _estimator(state)

@@ -148,6 +148,44 @@ def read_model(path: str) -> Model:
         raise FileError(f"{path} is not a model of a table, or is damaged") from error
 
 
+def network_for_rows(state: Any) -> Sequential:
+    """Return the network of a file's content, for rows as they stand in the table.
+
+    What leads from the table to the network and back becomes part of its first and last layer,
+    computed in double and rounded once. How the network was trained does not fit it any more.
+
+    Raises
+    ------
+    ValueError
+        No model; or the network's dtype has too few digits, or too small a range, for a column.
+        Content that was made up can raise others, as in `read_model`.
+    """
+    model = _model(state)
+    network, dtype = model.network, np.finfo(model.network.dtype)
+    far = float(dtype.max)**0.75        # the weights have the rest of the range
+    for name, mean, scale in zip(
+            [*model.features, model.target], [*model.mean.tolist(), model.target_mean],
+            [*model.scale.tolist(), model.target_scale], strict=True):
+        if not (1 / far < scale < far and abs(mean) / scale * dtype.eps < 1e-3):
+            raise ValueError(f"column {name!r}, of mean {mean:g} and standard deviation {scale:g}, "
+                             f"needs more than the network's {dtype.dtype}")
+    values = [value.astype(np.float64) for _, value, _ in network.parameters()]
+    (first_weight, first_bias), (last_weight, last_bias) = values[:2], values[-2:]
+    first_weight /= model.scale[:, np.newaxis]
+    first_bias -= model.mean @ first_weight
+    if model.classes is None:
+        last_weight *= model.target_scale
+        last_bias *= model.target_scale
+        last_bias += model.target_mean
+    with np.errstate(over="ignore"):
+        for (name, value, _), found in zip(network.parameters(), values, strict=True):
+            value[...] = found
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name} is too large for rows as they stand in the table")
+    network._trainer = None
+    return network
+
+
 def _model(state: Any) -> Model:
     """Return the model of a file's content; one of several errors if it is none."""
     network, about = Sequential._of_file_state(state), dict(state["table"])
@@ -159,7 +197,8 @@ def _model(state: Any) -> Model:
         fits = _are_names(model.classes, str, n_out) or _are_names(model.classes, int, n_out)
     vectors = [model.mean, model.scale]
     numbers = [model.target_mean, model.target_scale]
-    if not (fits and _are_names(model.features, str, n_in) and _are_names([model.target], str, 1)
+    if not (fits and _is_plain(network)
+            and _are_names(model.features, str, n_in) and _are_names([model.target], str, 1)
             and all(isinstance(one, np.ndarray) and one.dtype == np.float64
                     and one.shape == (n_in,) and np.isfinite(one).all() for one in vectors)
             and (model.scale > 0).all()
@@ -168,6 +207,14 @@ def _model(state: Any) -> Model:
             and all(np.isfinite(value).all() for _, value, _ in network.parameters())):
         raise ValueError("the parts do not fit together")
     return model
+
+
+def _is_plain(network: Sequential) -> bool:
+    """Return whether these are dense layers with ReLU between them, as of `make_network`."""
+    dense, between = network.layers[::2], network.layers[1::2]
+    return (len(dense) > len(between) and all(type(layer) is ReLU for layer in between)
+            and all(type(layer) is Dense and layer.bias is not None and layer.activation is None
+                    for layer in dense))
 
 
 def _are_names(names: Any, kind: type, n: int) -> bool:

@@ -1066,6 +1066,82 @@ def test_arrays_of_another_width_are_refused(own):
         "n.npz: x must have 2 features, got 3")
 
 
+# ---- As a network --------------------------------------------------------------------------------
+
+SPREAD = np.array([[1e6, 3e5], [-2e-4, 1e-4], [0.0, 1.0], [1e-20, 3e-20]])      # means, deviations
+
+
+def measured(target):
+    """Return a table of columns of very different sizes, and its features as an array."""
+    x = SPREAD[:, 0] + SPREAD[:, 1] * np.random.default_rng(5).normal(size=(60, len(SPREAD)))
+    rows = [",".join(map(str, [*row, target((row - SPREAD[:, 0]) / SPREAD[:, 1])]))
+            for row in x.tolist()]
+    return "\n".join(["a,b,c,d,t", *rows, ""]), x
+
+
+@pytest.mark.parametrize("hidden", [[], ["5"], ["6", "4"]])
+def test_a_loaded_regression_gives_what_the_command_prints(own, hidden, dtype):
+    content, x = measured(lambda z: float(3e4 + 2e3 * (z[0] - z[1] + 0.5 * z[3])))
+    own(content, "t.csv", "--target", "t", "--dtype", str(dtype), "--hidden", *hidden)
+    expected = numbers_of(own(None, "t-model.safetensors", "t.csv", command="predict"),
+                          ["prediction"])
+    net = fn.load("t-model.safetensors")
+    assert net.dtype == dtype and net.optimizer is None
+    rtol = 1e-6 if dtype == "float32" else 1e-13
+    for model in (net, net.frozen()):
+        np.testing.assert_allclose(model.predict(x), expected, rtol=rtol)
+    net.save("again")
+    assert np.array_equal(fn.load("again").predict(x), net.predict(x))
+
+
+@pytest.mark.parametrize("hidden", [[], ["5"], ["6", "4"]])
+def test_loaded_classes_are_what_the_command_prints(own, hidden, dtype):
+    names = ["high", "low", "middle"]
+    content, x = measured(lambda z: names[int(z[0] > 0.5) - int(z[0] < -0.5)])
+    own(content, "t.csv", "--target", "t", "--dtype", str(dtype), "--hidden", *hidden)
+    out = own(None, "t-model.safetensors", "t.csv", command="predict")
+    net = fn.load("t-model.safetensors")
+    tolerance = 1e-5 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(net.predict_proba(x), numbers_of(out, names), tolerance, tolerance)
+    assert [names[label] for label in net.predict_labels(x)] == [
+        line.split(",")[0] for line in out.splitlines()[1:]]
+
+
+def test_a_loaded_network_without_standardisation_is_as_it_was(own):
+    own(None)
+    state, net = read_state("digits.safetensors", "network"), fn.load("digits.safetensors")
+    for name, value, _ in net.parameters():
+        assert np.array_equal(value, state["parameters"][name])
+
+
+@pytest.mark.parametrize("path, value, name", [
+    ("table/scale", np.array([1e-30, 1]), "'a'"), ("table/scale", np.array([1, 1e30]), "'b'"),
+    ("table/mean", np.array([0.0, 1e9]), "'b'"), ("table/target_mean", 1e9, "'t'"),
+    ("table/target_scale", 1e-40, "'t'"), ("table/target_scale", 1e300, "'t'"),
+    ("parameters/2.weight", lambda w: w + np.float32(3e38), "2.weight")])
+def test_columns_that_float32_cannot_hold_are_no_network(own, path, value, name):
+    own(NUMBERS, "t.csv", "--target", "t")
+    change("t-model.safetensors", "table/target_scale", 2.0)
+    change("t-model.safetensors", path, value)
+    assert _model.read_model("t-model.safetensors").features == ["a", "b"]
+    with pytest.raises(fn.ModelFileError, match=f"t-model.safetensors cannot be read: .*{name}"):
+        fn.load("t-model.safetensors")
+
+
+def test_a_loaded_table_does_not_go_on_training_on_other_scales(own):
+    own(NUMBERS, "t.csv", "--target", "t")
+    state = read_state("t-model.safetensors", "network")
+    trained = _model.read_model("t-model.safetensors").network
+    trained.compile(fn.Adam(), "mse")
+    trained.train_step(np.ones((3, 2)), np.ones((3, 1)))
+    write_state("t-model.safetensors", "network",
+                {**trained._file_state(), "table": state["table"]})
+    net = fn.load("t-model.safetensors")
+    assert net.optimizer is net.loss is None
+    with pytest.raises(RuntimeError, match="compile the network first"):
+        net.train_step(np.ones((3, 2)), np.ones((3, 1)))
+
+
 # ---- Model files that are none -----------------------------------------------------------------
 
 NO_TABLE = "m is not a model of a table, or is damaged"
@@ -1116,6 +1192,7 @@ def test_a_network_without_a_table_is_refused(model_file, folder):
     ("network/layers/0/in_features", 10**12), ("network/layers/0/out_features", 2.0),
     ("network/layers/0/dtype", "float16"), ("network/layers/0/dtype", "float64"),
     ("network/layers/0/class", "Softmax"), ("network/layers/0/class", "os.system"),
+    ("network/layers/1/class", "Tanh"), ("network/layers/0/activation", {"class": "Tanh"}),
     ("table/classes", ["a", "b"]), ("table/classes", ["a", "b", "b"]),
     ("table/classes", ["a", "b", 3]), ("table/classes", lambda classes: None),
     ("table/features", ["a"]), ("table/features", "ab"), ("table/target", lambda target: None),
