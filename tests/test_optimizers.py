@@ -973,3 +973,26 @@ def test_a_tiny_eps_keeps_weights_without_gradients_finite(eps, dtype):
         layer.weight_grad, layer.bias_grad = np.zeros((3, 2)), np.zeros(2)
         optimizer.step([layer])
         assert bits([layer]) == before
+
+
+@pytest.mark.parametrize("between", [0, 1], ids=["at once", "after a step"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_velocity_that_was_forgotten_does_not_come_back(own, between):
+    def make():
+        net = fn.Sequential([fn.Dense(4, 3, rng=0), *([type("Own", (fn.Identity,), {})()] * own)])
+        net.compile(fn.SGD(0.1, 0.9))
+        for _ in range(3):
+            net.train_step(x, y)
+        return net
+
+    x, y = np.random.default_rng(0).normal(size=(6, 4)), np.arange(6) % 3
+    net, twin = make(), make()
+    net.optimizer.momentum = 0
+    twin.compile(fn.SGD(0.1))
+    for one in (net, twin)[:2 * between]:
+        one.train_step(x, y)
+    net.optimizer.momentum = 0.9
+    twin.compile(fn.SGD(0.1, 0.9))
+    for one in (net, twin):
+        one.train_step(x, y)
+    assert net.layers[0].weight.tobytes() == twin.layers[0].weight.tobytes()
