@@ -60,6 +60,31 @@ def test_a_network_trains_and_predicts_with_the_bits_of_its_layers(network, data
         assert net.predict(x).tobytes() == np.asarray(y).tobytes()
 
 
+@seldom
+@given(networks(ANY, ["float32", "float64"], widest=40), some.data())
+def test_an_epoch_in_one_call_has_the_bits_of_its_steps(network, data):
+    """Batches in blocks, too, and a last one whose blocks are larger than those of the others."""
+    layers, dtype, n_in, n_out = network
+    (loss, target_of), optimizer = data.draw(losses(n_out)), data.draw(optimizers())
+    batch, n = data.draw(some.integers(200, 800)), data.draw(some.integers(1, 1600))
+    rng = np.random.default_rng(data.draw(some.integers(0, 2**32 - 1)))
+    x, target = rng.normal(size=(n, n_in)).astype(dtype), target_of(rng, n)
+    net = fn.Sequential(layers)
+    net.compile(optimizer, loss)
+    twin = copy.deepcopy(net)
+    try:
+        for first in range(0, n, batch):
+            twin.train_step(x[first:first + batch], target[first:first + batch])
+    except FloatingPointError:
+        hypothesis.assume(False)
+    net.fit(x, target, batch, shuffle=False, verbose=0)
+    assert bits([net]) == bits([twin])
+    net.fit(x, target, batch, rng=0, verbose=0)
+    order = np.random.default_rng(0).permutation(n)
+    twin.fit(x[order], target[order], batch, shuffle=False, verbose=0)
+    assert bits([net]) == bits([twin])
+
+
 @pytest.mark.parametrize("width", [30, 300])
 @pytest.mark.parametrize("n_out", [1, 9])
 def test_dropout_at_the_end_does_nothing_in_prediction(n_out, width, dtype):
