@@ -7,7 +7,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from copy import copy
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -100,6 +99,12 @@ def _columns(scores: np.ndarray) -> int:
     return int(scores.shape[1]) if scores.ndim > 1 else 1
 
 
+def _scale(weights: np.ndarray) -> float:
+    """Return the power of 2 that a loss takes away from the weights of a batch."""
+    balanced = _ops.sum_of_weights(_ops.balanced(weights))
+    return _ops.sum_of_weights(weights) / balanced if balanced else 1.0
+
+
 def _value(loss: Any, scores: np.ndarray, y: Any, weights: Any) -> float:
     """Return the loss; somebody's own may take no weights."""
     value: float = (loss.forward(scores, y) if weights is None
@@ -168,6 +173,7 @@ class Trainer:
         # With the version of the optimizer and the states that they were made from.
         self._steps: tuple[int, _engine.Steps, Any] | None = None
         self._pending: _Pending | None = None     # layer by layer
+        self._gathers = False               # whether gradients wait in the engine
         self.shared: Any = None             # the steps that it takes with other ranks
 
     def restarted(self) -> list[Call]:
@@ -217,36 +223,44 @@ class Trainer:
 
         `others`: ranks whose samples count along with these, which may be none.
         """
+        alone = others is None
         if not (foreign(x, self._dtype) or foreign(y, self._dtype)) or not len(x):
-            portion = self.portion(class_weight, x, y, sample_weight, others)
+            portion = self.portion(class_weight, x, y, sample_weight, others, alone)
             return Samples(portion.x, portion.y, portion.weights)
         if not foreign(x, self._dtype):
             x = self._inputs(x)
         if not (foreign(y, self._dtype) and len(y) == len(x)):      # labels: a few bytes a sample
             y = self._target(y, len(x), self._width(self._inputs(x[:1])))
         self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
-        return Samples(x, y, self._weights(sample_weight, class_weight, y, others),
-                       partial(self.batch, None))
+        weights = self._weights(sample_weight, len(y), alone)
+        return Samples(x, y, self._by_class(weights, class_weight, y, others, alone), self._part)
+
+    def _part(self, x: Any, y: Any, weights: np.ndarray | None) -> Portion:
+        """Return some of the samples of a map, whose weights were checked with all others."""
+        return self.batch(None, x, y, None)._replace(weights=weights)
 
     def batch(
         self, class_weight: Any, x: Any, y: Any, sample_weight: Any, others: Ranks | None = None
     ) -> Portion:
         """Return a batch from outside; a step layer by layer checks its target by the scores."""
         if self._engine is None and class_weight is None and others is None:
-            return Portion(self._inputs(x), y, sample_weight)
+            x = self._inputs(x)
+            return Portion(x, y, self._weights_of_batch(sample_weight, len(x), False))
         return self.portion(class_weight, x, y, sample_weight, others)
 
     def portion(
-        self, class_weight: Any, x: Any, y: Any, sample_weight: Any, others: Ranks | None = None
+        self, class_weight: Any, x: Any, y: Any, sample_weight: Any, others: Ranks | None = None,
+        alone: bool = False,
     ) -> Portion:
-        """Return samples as the network takes them, checked."""
+        """Return samples as the network takes them, checked; `alone`: as of `_weights`."""
         if others is not None and isinstance(x, Sized) and not len(x):
             if class_weight is not None:
                 _weights_of_classes(class_weight, NOTHING.y, None, others)
             return NOTHING
         x = self._inputs(x)
         y = self._target(y, len(x), self._width(x))
-        return Portion(x, y, self._weights(sample_weight, class_weight, y, others))
+        weights = self._weights(sample_weight, len(y), alone)
+        return Portion(x, y, self._by_class(weights, class_weight, y, others, alone))
 
     def _inputs(self, x: Any) -> np.ndarray:
         if self._engine is not None:
@@ -283,37 +297,57 @@ class Trainer:
         return rows
 
     def _weights(
-        self, sample_weight: Any, class_weight: Any, target: np.ndarray,
-        others: Ranks | None = None,
+        self, given: Any, n: int, alone: bool, name: str = "sample_weight"
     ) -> np.ndarray | None:
-        """Return the weight of each sample, checked; None if all count alike."""
-        if sample_weight is None and class_weight is None:
+        """Return the weights of n samples, checked; None if all count alike.
+
+        `alone`: whether no others are added to these samples. The weights of a mean may come
+        multiplied by a power of 2 then.
+        """
+        if given is None:
             return None
         if isinstance(self.loss, CrossEntropy):
             raise ValueError("CrossEntropy takes no weights; SoftmaxCrossEntropy does")
-        given = []
-        if sample_weight is not None:
-            given.append(("sample_weight", sample_weight))
-        if class_weight is not None:
-            ignored = getattr(self.loss, "ignore_index", None)
-            given.append(("class_weight", _weights_of_classes(
-                class_weight, target, ignored, others)))
-        both = []
-        for name, value in given:
-            weights: np.ndarray = _ops.as_floats(value, name, self._dtype)
-            if weights.shape != (len(target),):
-                raise ValueError(f"{name} must have shape {(len(target),)}, got {weights.shape}")
-            _ops.check_weights(weights, name)
-            both.append(weights)
-        if len(both) > 1:
-            weights = _ops.scale_rows(*both)
-            _ops.check_weights(weights, "sample_weight times class_weight")
+        weights: np.ndarray = _ops.as_floats(given, name, self._dtype)
+        if weights.shape != (n,):
+            raise ValueError(f"{name} must have shape {(n,)}, got {weights.shape}")
+        _ops.check_weights(weights, name)
+        return self._balanced(weights, alone, name)
+
+    def _balanced(self, weights: np.ndarray, alone: bool, name: str) -> np.ndarray:
+        """Return weights in a size that kernels can sum up."""
         if self.loss.reduction != "mean":
             return weights
         found: np.ndarray = _ops.balanced(weights)
-        if others is not None and found is not weights:     # those of others are scaled otherwise
-            raise ValueError("on several ranks the sum of weights must lie between 2**-64 and "
-                             "2**64 on each")
+        if not alone and found is not weights:      # the others would be scaled otherwise
+            raise ValueError(f"the sum of {name} must lie between 2**-64 and 2**64 in each batch "
+                             "that is added to others, of one's own or of other ranks")
+        return found
+
+    def _weights_of_batch(self, given: Any, n: int, alone: bool) -> Any:
+        """Return the weights of a batch of a network that runs layer by layer.
+
+        A loss of somebody's own knows what it takes.
+        """
+        return given if self._objective is None else self._weights(given, n, alone)
+
+    def _by_class(
+        self, weights: np.ndarray | None, class_weight: Any, target: np.ndarray,
+        others: Ranks | None, alone: bool,
+    ) -> np.ndarray | None:
+        """Return the weights of samples times those of their classes."""
+        if class_weight is None:
+            return weights
+        ignored = getattr(self.loss, "ignore_index", None)
+        by_class: Any = self._weights(
+            _weights_of_classes(class_weight, target, ignored, others), len(target), alone,
+            "class_weight")
+        if weights is not None:
+            name = "sample_weight times class_weight"
+            by_class = _ops.scale_rows(weights, by_class)
+            _ops.check_weights(by_class, name)
+            by_class = self._balanced(by_class, alone, name)
+        found: np.ndarray = by_class
         return found
 
     # ---- Steps -------------------------------------------------------------------------------
@@ -321,16 +355,20 @@ class Trainer:
     def step(self, x: Any, y: Any, sample_weight: Any, update: bool) -> float:
         """Take one step on a batch, and return its mean loss: `Sequential.train_step`."""
         with self._use.training:
+            alone = update and not self._gathers and self._pending is None
             if self._engine is None or not self._native:
+                if sample_weight is not None:
+                    x = self._inputs(x)
+                    sample_weight = self._weights_of_batch(sample_weight, len(x), alone)
                 return self._step_by_layers(x, y, sample_weight, "", update)[0]
             x = self._engine.inputs(x)
             target = self._target(y, len(x), self._engine.n_out)
-            if sample_weight is not None:
-                sample_weight = self._weights(sample_weight, None, target)
+            sample_weight = self._weights(sample_weight, len(x), alone)
             assert self._objective is not None
             outcome, _, value, *_ = self._engine.train(
                 x, target, sample_weight, self._objective, len(x), None, False,
                 self._keeps_gradients, self._steps_of(1), update)
+            self._gathers = not update and outcome == "fine"
             if outcome != "fine":
                 raise self.failure(outcome, value, "")
             return value
@@ -367,6 +405,7 @@ class Trainer:
         outcome, step, value, total, shares, correct = self._engine.train(
             x, y, weights, self._objective, batch_size, order, self._counts,
             self._keeps_gradients, self._steps_of(-(-n // batch_size)), update, scores)
+        self._gathers = not update and outcome == "fine"
         if outcome != "fine":
             raise self.failure(outcome, value, f"{place}, step {number + step}")
         if order is not None and (
@@ -383,6 +422,7 @@ class Trainer:
             assert self._engine is not None and self._objective is not None
             outcome = self._engine.apply_pending(
                 self._objective, self._keeps_gradients, self._steps_of(1))
+            self._gathers = False
             if outcome != "fine":
                 raise self.failure(outcome, math.nan, place)
         elif self._pending is not None:
@@ -395,6 +435,7 @@ class Trainer:
         """
         if self.runs_epochs:
             assert self._engine is not None
+            self._gathers = True
             return self._engine.waiting()
         if self._pending is None:
             self._pending = 0.0, [
@@ -421,7 +462,7 @@ class Trainer:
 
     def forget_pending(self) -> None:
         """Drop the gradients that were gathered."""
-        self._pending = None
+        self._pending, self._gathers = None, False
         if self._engine is not None:
             self._engine.forget_pending()
 
@@ -434,7 +475,6 @@ class Trainer:
             scores = self._network.forward(x)
             if y is not None and loss.__class__ in LOSSES.values():
                 y = self._target(y, len(scores), _columns(scores))
-                weights = self._weights(weights, None, y)
             value = _value(loss, scores, y, weights)
             if not math.isfinite(value):
                 self._pending = None
@@ -597,7 +637,8 @@ class Trainer:
             return len(y)
         if isinstance(loss, (SoftmaxCrossEntropy, NegativeLogLikelihood)) and (
                 weights is not None or not loss.is_plain):
-            return loss.rows(y, scores, weights)[1]
+            share = loss.rows(y, scores, weights)[1]
+            return share if weights is None else share * _scale(weights)
         return len(y) if weights is None else _ops.sum_of_weights(weights)
 
     def _right_answers(self, scores: np.ndarray, y: np.ndarray) -> int:

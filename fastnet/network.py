@@ -591,7 +591,9 @@ class Sequential(Layer):
         y : array_like (n,) or (n, out_features)
             Labels or rows, as the loss takes them.
         sample_weight : array_like (n,), optional
-            What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`.
+            What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`. Where batches
+            are added up, by `update` or over ranks, the sum of each one's must be 0 or lie between
+            2**-64 and 2**64.
         update : bool
             False only gathers gradients. The next step that updates takes them along, as if all
             their samples had come in one batch.
@@ -609,7 +611,7 @@ class Sequential(Layer):
             `compile` was not called; the network is in use by another thread.
         TypeError, ValueError
             Inputs or targets that cannot be converted, shapes that do not fit, labels out of
-            range, 0 rows.
+            range, 0 rows, weights that cannot be added up.
         FloatingPointError
             The loss is not finite, and the step is not applied; or parameters are not finite after
             it, which is seen at once, and the step is applied unless gradients are kept. Gradients
@@ -680,7 +682,9 @@ class Sequential(Layer):
         verbose : int
             0: silent; 1: progress, as a bar where tqdm is installed, else a line per epoch.
         sample_weight : array_like (n,), optional
-            What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`.
+            What each sample counts, at least 0; the mean is `sum(w * l) / sum(w)`. The sum of those
+            of each batch that an iterable gives, and of each rank's own, must be 0 or lie between
+            2**-64 and 2**64, with `class_weight` too.
         class_weight : dict or "balanced", optional
             What each sample of a class counts, by label, 1 for those left out; "balanced" makes all
             classes count alike, `n / (n_classes * number of its samples)`. Multiplied with
@@ -822,7 +826,7 @@ class Sequential(Layer):
         x : array_like (n, in_features)
         y : array_like (n,) or (n, out_features)
         sample_weight : array_like (n,), optional
-            What each sample counts in the loss.
+            What each sample counts in the loss; with `comm` as of `fit`.
         comm, shard
             As of `fit`: the loss and metrics of the samples of all ranks, which must have the same
             network.

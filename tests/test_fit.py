@@ -456,6 +456,78 @@ def test_the_loss_of_parts_is_recorded_as_it_was(own):
         pytest.approx(before.loss, rel=1e-12), before.accuracy)
 
 
+# ---- Weights of any size ---------------------------------------------------------------------
+
+# The first four have a sum that a batch of its own would have scaled, with all others they do not.
+TINY, TOO_SMALL = np.repeat([1e-21, 1.0], 4), "the sum of sample_weight must lie between 2"
+
+
+@OWN
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "mse", "weighted"])
+def test_49_batches_whose_weights_cannot_be_added_up_are_refused(loss, own, dtype):
+    labels = loss != "mse"
+    net = make_network(fn.SoftmaxCrossEntropy(weight=[1, 2, 3]) if loss == "weighted" else loss,
+                       own=own, dtype=dtype)
+    x, y = make_data(8, dtype)
+    y = y if labels else np.eye(3)[y]
+    before = bits(net)
+    for w in (TINY, TINY[::-1] * 1e30):
+        for more in ({}, {"gradient_accumulation_steps": 2}):
+            with pytest.raises(ValueError, match=TOO_SMALL):
+                fit(net, in_batches(4, x, y, w), **more)
+        with pytest.raises(ValueError, match=TOO_SMALL):
+            net.train_step(x[:4], y[:4], w[:4], update=False)
+    assert bits(net) == before
+    if labels:
+        with pytest.raises(ValueError, match="the sum of class_weight must lie between"):
+            fit(net, [(x, y)], class_weight={0: 1e-25, 1: 1e-25, 2: 1e-25})
+    net.train_step(x[4:], y[4:], update=False)
+    with pytest.raises(ValueError, match=TOO_SMALL):
+        net.train_step(x[:4], y[:4], TINY[:4])
+    assert bits(net) == before
+    net.train_step(x[4:], y[4:], np.zeros(4))           # updates by those that wait
+    net.train_step(x[:4], y[:4], TINY[:4])              # on its own
+
+
+@OWN
+@pytest.mark.parametrize("undone", ["failed", "fit"])
+def test_a_step_is_on_its_own_where_the_gradients_before_are_lost(undone, own):
+    net, twin = make_network(own=own), make_network(own=own)
+    x, y = make_data(8)
+    net.train_step(x, y, update=False)
+    if undone == "failed":
+        with pytest.raises(FloatingPointError):
+            net.train_step(poisoned(x), y, update=False)
+    else:
+        fit(net, x, y, epochs=1)
+        fit(twin, x, y, epochs=1)
+    net.train_step(x, y, np.full(8, 1e-30))
+    twin.train_step(x, y)
+    assert_close(net, twin, "float32")
+
+
+@OWN
+@pytest.mark.parametrize("weight", [None, [1, 2, 3]])
+@pytest.mark.parametrize("size", [1.0, 2.0**70, 2.0**-70])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_parts_of_samples_have_the_scale_of_all(mapped, size, weight, own, as_map, monkeypatch):
+    """Whatever their own sum is, in batches, in portions of maps, and with batches in the middle
+    of an epoch."""
+    monkeypatch.setattr("fastnet._fitting.LAZY_ENTRIES", 16)           # 4 rows
+    x, y = make_data(8)
+    w = TINY * size
+    loss = fn.SoftmaxCrossEntropy(weight=weight)
+    net = make_network(loss, own=own, optimizer=fn.SGD(0))
+    losses = fn.SoftmaxCrossEntropy("none", weight=weight).forward(net.predict(x), y)
+    of_labels = np.ones(8) if weight is None else np.array(weight)[y]
+    expected = pytest.approx((w * losses).sum() / (w * of_labels).sum(), rel=1e-5)
+    data = (as_map(x.astype("float64")), as_map(y)) if mapped else (x, y)
+    assert net.evaluate(*data, w).loss == expected
+    history = fit(net, *data, batch_size=4, shuffle=False, sample_weight=w,
+                  validation_data=(*data, w))
+    assert history.loss == [expected] and history.val_loss == [expected]
+
+
 def poisoned(x):
     x = x.copy()
     x[0, 0] = np.nan

@@ -249,7 +249,7 @@ OWN = {
     "option": "ValueError: epochs must be in the interval [1, inf), got 0",
     "validation": "labels must be whole numbers from 0 to 2",
     "evaluate": "labels must be whole numbers from 0 to 2",
-    "weights": "ValueError: on several ranks the sum of weights must lie between",
+    "weights": "ValueError: the sum of sample_weight must lie between",
     "balanced": "labels must be whole numbers from 0 to 2",
 }
 ALL = {

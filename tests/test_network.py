@@ -751,11 +751,25 @@ def test_49_class_weights_need_labels(own):
                 net.fit(x, np.eye(3)[y], verbose=0, class_weight=weights)
 
 
-def test_weights_that_together_are_too_large_are_refused():
-    net = make_network()
+@OWN
+def test_49_weights_that_together_are_too_large_for_a_sum_are_refused(own):
+    net = make_network(own=own, loss=fn.SoftmaxCrossEntropy("sum"))
     x, y = make_data()
     with unchanged(net), pytest.raises(ValueError, match="must be finite"):
         net.fit(x, y, verbose=0, sample_weight=np.full(30, 1e30), class_weight={0: 1e30, 1: 1e30})
+
+
+@OWN
+@pytest.mark.parametrize("size", [1e30, 1e-25])
+def test_in_a_mean_weights_may_be_of_any_size_together(size, own):
+    x, y = make_data()
+    net, twin = make_network(own=own), make_network(own=own)
+    history = net.fit(x, y, rng=0, verbose=0, sample_weight=np.full(30, size),
+                      class_weight={0: size, 1: 2 * size, 2: size})
+    expected = twin.fit(x, y, rng=0, verbose=0, class_weight={1: 2})
+    assert history.loss == pytest.approx(expected.loss, rel=1e-6)
+    for value, other in zip(values(net), values(twin), strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-6)
 
 
 def test_fit_and_evaluate_leave_weights_alone():
