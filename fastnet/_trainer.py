@@ -344,9 +344,12 @@ class Trainer:
             "class_weight")
         if weights is not None:
             name = "sample_weight times class_weight"
-            by_class = _ops.scale_rows(weights, by_class)
-            _ops.check_weights(by_class, name)
-            by_class = self._balanced(by_class, alone, name)
+            product = _ops.scale_rows(weights, by_class)
+            _ops.check_weights(product, name)
+            lost = (product == 0) & (weights > 0) & (by_class > 0)
+            if lost.any():
+                raise ValueError(f"{name} is too small for {self._dtype} at sample {lost.argmax()}")
+            by_class = self._balanced(product, alone, name)
         found: np.ndarray = by_class
         return found
 

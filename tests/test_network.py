@@ -760,6 +760,20 @@ def test_49_weights_that_together_are_too_large_for_a_sum_are_refused(own):
 
 
 @OWN
+@pytest.mark.parametrize("reduction, weights, of_classes", [
+    ("sum", np.full(30, 1e-25), {0: 1e-25, 1: 1e-25, 2: 1e-25}),
+    ("mean", np.r_[np.full(29, 1e-25), 1], {1: 1e-25})], ids=["sum", "mean"])
+def test_49_weights_that_together_are_too_small_are_refused(reduction, weights, of_classes, own):
+    """They would count as 0."""
+    net = make_network(own=own, loss=fn.SoftmaxCrossEntropy(reduction))
+    x, y = make_data()
+    first = np.isin(y, list(of_classes)).argmax()
+    with unchanged(net), pytest.raises(ValueError, match="sample_weight times class_weight is too "
+                                                         f"small for float32 at sample {first}$"):
+        net.fit(x, y, verbose=0, sample_weight=weights, class_weight=of_classes)
+
+
+@OWN
 @pytest.mark.parametrize("size", [1e30, 1e-25])
 def test_in_a_mean_weights_may_be_of_any_size_together(size, own):
     x, y = make_data()
