@@ -13,7 +13,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
-from fastnet._convert import Call, as_number
+from fastnet._convert import Call, as_number, whole
 from fastnet._describe import describe
 from fastnet._fitting import NOTHING, Portion, Samples, Tally, lazy_rows
 from fastnet._ranks import Ranks
@@ -72,9 +72,12 @@ def foreign(value: Any, dtype: np.dtype) -> bool:
 
 
 def _weights_of_classes(
-    class_weight: Any, target: np.ndarray, ignored: int | None, others: Ranks | None
+    class_weight: Any, target: np.ndarray, n_classes: int | None, ignored: int | None,
+    others: Ranks | None,
 ) -> list[float]:
     """Return the weight of each sample by its label; "balanced": by the labels of other ranks too.
+
+    `n_classes`: None where only a loss of somebody's own knows the labels.
     """
     if target.ndim != 1:
         raise ValueError("class_weight needs labels, a vector, as target")
@@ -89,6 +92,11 @@ def _weights_of_classes(
         class_weight = {label: number / (len(counted) * n) for label, n in counted.items()}
     if not isinstance(class_weight, dict):
         raise TypeError(f"class_weight must be a dict or 'balanced', got {class_weight!r}")
+    if n_classes is not None:
+        for label in class_weight:
+            if not 0 <= whole(label, "a label of class_weight") < n_classes and label != ignored:
+                raise ValueError(f"class_weight must have labels from 0 to {n_classes - 1}, "
+                                 f"got {label!r}")
     weights = {label: as_number(weight, f"class_weight[{label!r}]")
                for label, weight in class_weight.items()}
     return [weights.get(label, 1.0) for label in target.tolist()]
@@ -233,7 +241,8 @@ class Trainer:
             y = self._target(y, len(x), self._width(self._inputs(x[:1])))
         self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
         weights = self._weights(sample_weight, len(y), alone)
-        return Samples(x, y, self._by_class(weights, class_weight, y, others, alone), self._part)
+        return Samples(x, y, self._by_class(class_weight, x, y, weights, others, alone),
+                       self._part)
 
     def _part(self, x: Any, y: Any, weights: np.ndarray | None) -> Portion:
         """Return some of the samples of a map, whose weights were checked with all others."""
@@ -255,12 +264,12 @@ class Trainer:
         """Return samples as the network takes them, checked; `alone`: as of `_weights`."""
         if others is not None and isinstance(x, Sized) and not len(x):
             if class_weight is not None:
-                _weights_of_classes(class_weight, NOTHING.y, None, others)
+                _weights_of_classes(class_weight, NOTHING.y, None, None, others)
             return NOTHING
         x = self._inputs(x)
         y = self._target(y, len(x), self._width(x))
         weights = self._weights(sample_weight, len(y), alone)
-        return Portion(x, y, self._by_class(weights, class_weight, y, others, alone))
+        return Portion(x, y, self._by_class(class_weight, x, y, weights, others, alone))
 
     def _inputs(self, x: Any) -> np.ndarray:
         if self._engine is not None:
@@ -332,15 +341,18 @@ class Trainer:
         return given if self._objective is None else self._weights(given, n, alone)
 
     def _by_class(
-        self, weights: np.ndarray | None, class_weight: Any, target: np.ndarray,
+        self, class_weight: Any, x: Any, y: np.ndarray, weights: np.ndarray | None,
         others: Ranks | None, alone: bool,
     ) -> np.ndarray | None:
         """Return the weights of samples times those of their classes."""
         if class_weight is None:
             return weights
+        n_classes = None
+        if isinstance(self.loss, CLASS_LOSSES):
+            n_classes = self._width(self._inputs(x[:1]))
         ignored = getattr(self.loss, "ignore_index", None)
         by_class: Any = self._weights(
-            _weights_of_classes(class_weight, target, ignored, others), len(target), alone,
+            _weights_of_classes(class_weight, y, n_classes, ignored, others), len(y), alone,
             "class_weight")
         if weights is not None:
             name = "sample_weight times class_weight"

@@ -688,7 +688,7 @@ class Sequential(Layer):
         class_weight : dict or "balanced", optional
             What each sample of a class counts, by label, 1 for those left out; "balanced" makes all
             classes count alike, `n / (n_classes * number of its samples)`. Multiplied with
-            `sample_weight`.
+            `sample_weight`. The labels of a dict are whole numbers that the loss takes.
         callbacks : sequence of Callback
             See `fastnet.callbacks`.
         initial_epoch : int

@@ -595,7 +595,7 @@ def test_class_weights_are_weights_of_samples_by_their_labels(own, dtype):
     balanced = len(y) / (3 * counts[y])
     by_hand = np.array([1, 3, 0.25])[y].astype(dtype)
     pairs = [({"class_weight": {1: 3, 2: 0.25}}, {"sample_weight": by_hand}),
-             ({"class_weight": {0: 1, 1: 3.0, 2: 0.25, 7: 5}, "sample_weight": w},
+             ({"class_weight": {0: 1, np.int8(1): 3.0, 2: 0.25}, "sample_weight": w},
               {"sample_weight": by_hand * w}),
              ({"class_weight": "balanced"}, {"sample_weight": balanced})]
     for (options, expected), net, twin in zip(pairs, nets[::2], nets[1::2], strict=True):
@@ -731,6 +731,11 @@ def test_06_49_weights_of_samples_that_are_none(weights, error, match, own):
     ({0: np.nan}, ValueError, "weight.* is nan, but weights must be finite and at least 0"),
     ({0: np.inf}, ValueError, "weight.* is inf, but weights must be finite and at least 0"),
     ({0: 1e39}, ValueError, "class_weight.* too large for float32"),
+    ({"1": 50.0}, TypeError, "a label of class_weight must be an int, got '1'"),
+    ({1.5: 50.0}, TypeError, "a label of class_weight must be an int, got 1.5"),
+    ({True: 50.0}, TypeError, "a label of class_weight must be an int, got True"),
+    ({1: 2, 7: 50.0}, ValueError, "class_weight must have labels from 0 to 2, got 7"),
+    ({-1: 50.0}, ValueError, "class_weight must have labels from 0 to 2, got -1"),
     ({0: "a lot"}, (TypeError, ValueError), None), ({0: None}, (TypeError, ValueError), None),
     ("even", TypeError, "class_weight must be a dict or 'balanced', got 'even'"),
     ([1, 2, 3], TypeError, "class_weight must be a dict or 'balanced', got")])
@@ -739,6 +744,24 @@ def test_49_weights_of_classes_that_are_none(weights, error, match, more, own):
     x, y = make_data()
     with unchanged(net), pytest.raises(error, match=match):
         net.fit(x, y, verbose=0, class_weight=weights, **more)
+
+
+@OWN
+def test_class_weights_may_name_the_label_that_is_ignored(own):
+    net, twin = (make_network(own=own, loss=fn.SoftmaxCrossEntropy(ignore_index=-1))
+                 for _ in range(2))
+    x, y = make_data()
+    y[::3] = -1
+    for each, weights in ((net, {-1: 0, 2: 3}), (twin, {2: 3})):
+        each.fit(x, y, rng=0, verbose=0, class_weight=weights)
+    assert bits(net) == bits(twin)
+
+
+@OWN
+def test_49_class_weights_of_batches_are_of_labels_of_the_network(own):
+    net = make_network(own=own)
+    with unchanged(net), pytest.raises(ValueError, match="labels from 0 to 2, got 3"):
+        net.fit([make_data()], verbose=0, class_weight={3: 2})
 
 
 @OWN
