@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -224,8 +225,7 @@ class Trainer:
     # ---- Samples as they are taken -----------------------------------------------------------
 
     def samples(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None,
-        others: Ranks | None = None,
+        self, x: Any, y: Any, sample_weight: Any = None, others: Ranks | None = None
     ) -> Samples:
         """Return samples as they are taken in training, or with the means to get there.
 
@@ -233,16 +233,22 @@ class Trainer:
         """
         alone = others is None
         if not (foreign(x, self._dtype) or foreign(y, self._dtype)) or not len(x):
-            portion = self.portion(class_weight, x, y, sample_weight, others, alone)
+            portion = self.portion(None, x, y, sample_weight, others, alone)
             return Samples(portion.x, portion.y, portion.weights)
         if not foreign(x, self._dtype):
             x = self._inputs(x)
         if not (foreign(y, self._dtype) and len(y) == len(x)):      # labels: a few bytes a sample
             y = self._target(y, len(x), self._width(self._inputs(x[:1])))
         self.portion(None, x[:1], y[:1], None)         # what is wrong with one is told now
-        weights = self._weights(sample_weight, len(y), alone)
-        return Samples(x, y, self._by_class(class_weight, x, y, weights, others, alone),
-                       self._part)
+        return Samples(x, y, self._weights(sample_weight, len(y), alone), self._part)
+
+    def by_class(
+        self, samples: Samples, class_weight: Any, others: Ranks | None = None
+    ) -> Samples:
+        """Return samples that count by their classes too; `others`: as of `samples`."""
+        weights = self._by_class(class_weight, samples.x, samples.y, samples.weights, others,
+                                 others is None)
+        return replace(samples, weights=weights)
 
     def _part(self, x: Any, y: Any, weights: np.ndarray | None) -> Portion:
         """Return some of the samples of a map, whose weights were checked with all others."""
@@ -263,8 +269,6 @@ class Trainer:
     ) -> Portion:
         """Return samples as the network takes them, checked; `alone`: as of `_weights`."""
         if others is not None and isinstance(x, Sized) and not len(x):
-            if class_weight is not None:
-                _weights_of_classes(class_weight, NOTHING.y, None, None, others)
             return NOTHING
         x = self._inputs(x)
         y = self._target(y, len(x), self._width(x))
@@ -348,7 +352,7 @@ class Trainer:
         if class_weight is None:
             return weights
         n_classes = None
-        if isinstance(self.loss, CLASS_LOSSES):
+        if isinstance(self.loss, CLASS_LOSSES) and len(x):
             n_classes = self._width(self._inputs(x[:1]))
         ignored = getattr(self.loss, "ignore_index", None)
         by_class: Any = self._weights(

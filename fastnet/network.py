@@ -688,7 +688,8 @@ class Sequential(Layer):
         class_weight : dict or "balanced", optional
             What each sample of a class counts, by label, 1 for those left out; "balanced" makes all
             classes count alike, `n / (n_classes * number of its samples)`. Multiplied with
-            `sample_weight`. The labels of a dict are whole numbers that the loss takes.
+            `sample_weight`. The labels of a dict are whole numbers that the loss takes. Counts in
+            training alone: validation data is not weighted by its classes.
         callbacks : sequence of Callback
             See `fastnet.callbacks`.
         initial_epoch : int
@@ -767,11 +768,12 @@ class Sequential(Layer):
         else:
             if steps_per_epoch is not None:
                 raise ValueError("steps_per_epoch needs batches, not x and y as arrays")
-            samples = trainer.samples(x, y, sample_weight, class_weight, others)
+            samples = trainer.samples(x, y, sample_weight, others)
             if validation_split:
                 if validation_data is not None:
                     raise ValueError("validation_data and validation_split exclude each other")
                 samples, validation = samples.split(validation_split)
+            samples = trainer.by_class(samples, class_weight, others)
             if shuffle:
                 orders = self._orders(rng)
                 if rng is not None and not isinstance(rng, np.random.Generator) and done < epochs:
@@ -788,7 +790,7 @@ class Sequential(Layer):
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight), got "
                                  f"{len(validation_data)} items")
             x_val, y_val, *more = validation_data
-            validation = trainer.samples(x_val, y_val, (more or [None])[0], None, others)
+            validation = trainer.samples(x_val, y_val, (more or [None])[0], others)
         progress = [Progress()] if verbose else []
         with self._use.training:
             before = self._current_fit          # a callback may fit as well
@@ -844,7 +846,7 @@ class Sequential(Layer):
         """
         with all_or_none(ranks := ranks_of(comm)):
             trainer, split = self._compiled(), splits(shard)
-            samples = trainer.samples(x, y, sample_weight, None, None if split else ranks)
+            samples = trainer.samples(x, y, sample_weight, None if split else ranks)
             if ranks is None:
                 tally = trainer.measure(samples)
                 return Scores(tally.loss, tally.measured())

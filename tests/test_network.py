@@ -588,6 +588,23 @@ def test_validation_split_takes_the_last_weights_along(own, dtype):
 
 
 @OWN
+@pytest.mark.parametrize("weighs", [False, True])
+@pytest.mark.parametrize("weights", ["balanced", {0: 5, 2: 0.5}], ids=str)
+def test_class_weights_do_not_count_in_validation(weights, weighs, own, dtype):
+    """Nor are its samples counted for "balanced"."""
+    split, apart = (weighted_case("softmax", own, dtype, lr=0.1) for _ in range(2))
+    net, _, x, y, w = split
+    y[30:] = np.arange(20) % 2
+    history = net.fit(x, y, 16, epochs=3, rng=1, verbose=0, sample_weight=w if weighs else None,
+                      class_weight=weights, validation_split=0.4)
+    other = apart[0].fit(
+        x[:30], y[:30], 16, epochs=3, rng=1, verbose=0, sample_weight=w[:30] if weighs else None,
+        class_weight=weights, validation_data=(x[30:], y[30:], *([w[30:]] if weighs else [])))
+    assert vars(history) == vars(other) and bits(net) == bits(apart[0])
+    assert history.val_loss[-1] == net.evaluate(x[30:], y[30:], w[30:] if weighs else None).loss
+
+
+@OWN
 def test_class_weights_are_weights_of_samples_by_their_labels(own, dtype):
     nets = [weighted_case("softmax", own, dtype, lr=0.1)[0] for _ in range(6)]
     *_, x, y, w = weighted_case("softmax", own, dtype)
