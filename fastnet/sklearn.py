@@ -189,12 +189,9 @@ class _Trainer(Trainer):
             return self._lost(tally)
         n = len(portion.x) if portion.order is None else len(portion.order)
         if self._shared:
-            if self.constants is not None:
-                rows: Any = slice(None) if portion.order is None else portion.order
-                added = _constants(portion.y[rows])
-                if portion.weights is not None:
-                    added *= portion.weights[rows]
-                tally.total += self._entries() * float(added.sum())
+            rows: Any = slice(None) if portion.order is None else portion.order
+            self._add_constants(tally, portion.y[rows],
+                                None if portion.weights is None else portion.weights[rows])
             return super().train_on(portion, batch_size, place, number, tally, update)
         if portion.weights is not None or self.constants is not None or self._sized != n:
             self._weigh(portion, n, batch_size, tally)
@@ -213,6 +210,14 @@ class _Trainer(Trainer):
         squares = sum(sum_of_squares(layer.weight) for layer in self._network.layers
                       if isinstance(layer, Dense))
         return (total + 0.5 * self._penalty * squares) / shares * rows, rows
+
+    def _add_constants(self, tally: Tally, y: np.ndarray, weights: np.ndarray | None) -> None:
+        """Add what the losses of samples lack, as a sum over entries."""
+        if self.constants is not None:
+            added = _constants(y)
+            if weights is not None:
+                added *= weights
+            tally.total += self._entries() * float(added.sum())
 
     def _entries(self) -> int:
         """Return how many entries of a sample the loss divides by."""
@@ -256,11 +261,13 @@ class _Trainer(Trainer):
     def measure(self, samples: Samples) -> Tally:
         """As of `Trainer`."""
         try:
-            return super().measure(samples)
+            tally = super().measure(samples)
         except FloatingPointError:
             tally = self.tally()
             self._lost(tally)
             return tally
+        self._add_constants(tally, samples.y, samples.weights)
+        return tally
 
 
 def _constants(target: np.ndarray) -> np.ndarray:

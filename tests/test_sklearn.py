@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 import fastnet as fn  # noqa: E402
 from fastnet import sklearn as ours  # noqa: E402
+from fastnet._fitting import Samples  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
               pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1")]
@@ -633,6 +634,21 @@ def test_a_callback_for_batches_does_not_change_the_poisson_loss():
                                shuffle=shuffle, callbacks=callbacks).fit(x, y).loss_curve_
                   for callbacks in (None, [Watching()])]
         np.testing.assert_allclose(*curves, rtol=1e-12)      # summed by batches, or at once
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_poisson_losses_of_the_same_data_are_equal(outputs):
+    """Of training and validation, which has no weights but where somebody measures with them."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)), rng.poisson(3, (60, outputs)).astype(float)
+    own = ours.MLPRegressor("poisson", solver="sgd", learning_rate_init=1e-200, random_state=0,
+                            max_iter=2, alpha=0, batch_size=60)
+    own.fit(x, y if outputs > 1 else y[:, 0], X_val=x, y_val=y if outputs > 1 else y[:, 0])
+    assert own.validation_loss_curve_ == pytest.approx(own.loss_curve_, rel=1e-12)
+    w = rng.uniform(0, 3, 60)
+    measured = own.network_._trainer.measure(Samples(x, y, w)).loss * outputs
+    own.fit(x, y if outputs > 1 else y[:, 0], w)
+    assert measured == pytest.approx(own.loss_curve_[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("changed", [
