@@ -429,6 +429,27 @@ class _MLP(BaseMultilayerPerceptron):
         self.coefs_ = [dense.weight for dense in self._dense]
         self.intercepts_ = [dense.bias for dense in self._dense]
 
+    def _check_built(self, sizes: list[int]) -> None:
+        """ValueError where the parameters make another network than there is."""
+        layers, n = self.network_.layers, len(self._dense) - 1
+        widths = [dense.out_features for dense in self._dense[:-1]]
+        between = [repr(layer) for layer in layers
+                   if not isinstance(layer, (Dense, LayerNorm, Dropout))]
+        dropped = [layer.p for layer in layers if isinstance(layer, Dropout)]
+        norms = sum(isinstance(layer, LayerNorm) for layer in layers)
+        for name, same in (
+                ("hidden_layer_sizes", sizes == widths),
+                ("activation", between == [
+                    repr(activations.get(ACTIVATIONS.get(name, name)))
+                    for name in self._activations(n)]),
+                ("dropout", dropped == [self.dropout] * n * bool(self.dropout)),
+                ("layer_norm", norms == n * self.layer_norm),
+                ("dtype", self.dtype is None or self.network_.dtype == self.dtype),
+                ("loss", (self.out_activation_ == "exp") == (self.loss == "poisson"))):
+            if not same:
+                raise ValueError(f"{name} was not {getattr(self, name)!r} when the network was "
+                                 "built: set it back, or fit anew without warm_start")
+
     def _synchronise(self) -> None:
         """Take weights over that somebody put into `coefs_` and `intercepts_`."""
         dense = vars(self).get("_dense")
@@ -545,6 +566,7 @@ class _MLP(BaseMultilayerPerceptron):
                 del self._optimizer
         else:
             self._synchronise()
+            self._check_built(sizes)
             self._check_outputs(y, "y")
         self._best = [value.copy() for _, value, _ in self.network_.parameters()]
         self.n_outputs_ = y.shape[1]
@@ -1115,6 +1137,10 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
             y_val: Any = None, comm: Any = None) -> MLPClassifier:
         """Train from the beginning, or with `warm_start` from where it is.
 
+        From where it is the network stays what it was built as: where `hidden_layer_sizes`,
+        `activation`, `dropout`, `layer_norm`, `dtype` or a regressor's `loss` were set to something
+        else, there is a ValueError. `partial_fit` does so too.
+
         An error before the first step, as of what cannot be trained on, leaves the estimator as it
         was. A later one, or Ctrl-C, leaves it with the steps taken so far; KeyboardInterrupt is
         raised, where scikit-learn's only warns.
@@ -1141,6 +1167,10 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None,
                     classes: Any = None) -> MLPClassifier:
         """Go through the samples once.
+
+        The optimizer, with `learning_rate_init`, `momentum`, `nesterovs_momentum`, `beta_1`,
+        `beta_2`, `epsilon`, `weight_decay` and `clip_norm`, is that of the last `fit` or the first
+        call, as scikit-learn's is.
 
         Parameters
         ----------

@@ -5,6 +5,7 @@ That they pass scikit-learn's own tests is seen in `test_sklearn_swap.py`.
 
 import copy
 import pickle
+import re
 import tracemalloc
 import warnings
 
@@ -649,6 +650,47 @@ def test_poisson_losses_of_the_same_data_are_equal(outputs):
     measured = own.network_._trainer.measure(Samples(x, y, w)).loss * outputs
     own.fit(x, y if outputs > 1 else y[:, 0], w)
     assert measured == pytest.approx(own.loss_curve_[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind, changed", [
+    ("classes", {"activation": "tanh"}), ("numbers", {"activation": ["relu", "gelu"]}),
+    ("classes", {"dropout": 0.2}), ("numbers", {"layer_norm": True}),
+    ("classes", {"hidden_layer_sizes": (7,)}), ("numbers", {"hidden_layer_sizes": [7, 5]}),
+    ("classes", {"dtype": "float32"}), ("numbers", {"loss": "poisson"})], ids=str)
+@pytest.mark.parametrize("how", ["fit", "lbfgs", "partial_fit"])
+def test_49_parameters_of_a_network_that_is_there_cannot_change(how, kind, changed):
+    own, x, y = trained(kind, hidden_layer_sizes=(7, 4), warm_start=True)
+    others = {name: getattr(own, name) for name in changed}
+    if how == "lbfgs" and "dropout" not in changed:         # which it does not have
+        own.set_params(solver="lbfgs")
+    go_on = own.partial_fit if how == "partial_fit" else own.fit
+    for _ in range(3):                      # also where the one before was quick
+        go_on(x, y)
+        before = [value.copy() for value in own.coefs_]
+        (name, value), = changed.items()
+        own.set_params(**changed)
+        with pytest.raises(ValueError, match=re.escape(
+                f"{name} was not {value!r} when the network was built: set it back, or fit anew")):
+            go_on(x, y)
+        assert all(map(np.array_equal, own.coefs_, before))
+        own.set_params(**others)
+    own.set_params(**changed, warm_start=False).fit(abs(x), abs(y))
+
+
+@pytest.mark.parametrize("options", [
+    {"hidden_layer_sizes": [], "dropout": 0.5, "layer_norm": True},
+    {"hidden_layer_sizes": 5, "dropout": np.float32(0.1), "activation": "logistic"},
+    {"hidden_layer_sizes": np.array([5, 3]), "activation": ("gelu", "gelu_tanh"),
+     "layer_norm": True, "dtype": np.float32}], ids=str)
+def test_parameters_that_say_the_same_may_be_set_anew(options, tmp_path):
+    own, x, y = trained("classes", warm_start=True, **options)
+    own.set_params(hidden_layer_sizes=list(np.atleast_1d(own.hidden_layer_sizes)))
+    if own.activation == "logistic":
+        own.set_params(activation=["sigmoid"], dropout=float(own.dropout))
+    own.fit(x, y).partial_fit(x, y)
+    own.save(tmp_path / "model")
+    fn.load(tmp_path / "model").partial_fit(x, y)
+    pickle.loads(pickle.dumps(own)).fit(x, y)
 
 
 @pytest.mark.parametrize("changed", [
