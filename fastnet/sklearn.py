@@ -857,6 +857,7 @@ class _MLP(BaseMultilayerPerceptron):
 
         Points are tried on a copy of the network, which itself has the last that was accepted.
         """
+        self._quick = None
         factor, report, penalty = self._scales()
         samples = len(X) if weights is None else float(weights.sum(dtype=np.float64))
         network, tried = self.network_, copy.deepcopy(self.network_)

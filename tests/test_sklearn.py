@@ -652,6 +652,20 @@ def test_poisson_losses_of_the_same_data_are_equal(outputs):
     assert measured == pytest.approx(own.loss_curve_[0], rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+@pytest.mark.parametrize("warm", [False, True])
+def test_steps_go_on_after_a_fit_by_lbfgs(warm, kind):
+    own, x, y = trained(kind, warm_start=warm)
+    for solver, go_on in (("adam", own.partial_fit), ("lbfgs", own.fit), ("adam", own.partial_fit)):
+        own.set_params(solver=solver)
+        other = copy.deepcopy(own)          # which has nothing to be quick with
+        for _ in range(3):
+            go_on(x, y)
+    for _ in range(3):
+        other.partial_fit(x, y)
+    assert all(map(np.array_equal, own.coefs_, other.coefs_))
+
+
 @pytest.mark.parametrize("kind, changed", [
     ("classes", {"activation": "tanh"}), ("numbers", {"activation": ["relu", "gelu"]}),
     ("classes", {"dropout": 0.2}), ("numbers", {"layer_norm": True}),
