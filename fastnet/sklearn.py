@@ -440,8 +440,8 @@ class _MLP(BaseMultilayerPerceptron):
         for name, same in (
                 ("hidden_layer_sizes", sizes == widths),
                 ("activation", between == [
-                    repr(activations.get(ACTIVATIONS.get(name, name)))
-                    for name in self._activations(n)]),
+                    repr(activations.get(ACTIVATIONS.get(word, word)))
+                    for word in self._activations(n)]),
                 ("dropout", dropped == [self.dropout] * n * bool(self.dropout)),
                 ("layer_norm", norms == n * self.layer_norm),
                 ("dtype", self.dtype is None or self.network_.dtype == self.dtype),
