@@ -511,8 +511,7 @@ def test_a_step_is_on_its_own_where_the_gradients_before_are_lost(undone, own):
 @pytest.mark.parametrize("size", [1.0, 2.0**70, 2.0**-70])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_parts_of_samples_have_the_scale_of_all(mapped, size, weight, own, as_map, monkeypatch):
-    """Whatever their own sum is, in batches, in portions of maps, and with batches in the middle
-    of an epoch."""
+    """Whatever their own sum is, in batches and in portions of maps."""
     monkeypatch.setattr("fastnet._fitting.LAZY_ENTRIES", 16)           # 4 rows
     x, y = make_data(8)
     w = TINY * size
