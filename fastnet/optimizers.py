@@ -523,7 +523,9 @@ class Adam(Optimizer):
 
     `m = beta1 * m + (1 - beta1) * g`, `s = beta2 * s + (1 - beta2) * g**2` and, at step t,
     `w = w - lr * (m / (1 - beta1**t)) / (sqrt(s / (1 - beta2**t)) + eps)`, as PyTorch does it
-    (Kingma and Ba, 2015).
+    (Kingma and Ba, 2015). The t is the optimizer's count of steps, while PyTorch has one for each
+    parameter: a layer that is thawed after many steps takes larger first steps here, about twice
+    as large after 500.
 
     Parameters
     ----------
