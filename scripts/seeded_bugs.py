@@ -445,7 +445,7 @@ BUGS = [
         "        finally:\n            os.unlink(name)\n", OUT_OF_MEMORY.format("save")),
     Bug("memory is needed to end reading", "_engine.pyx",
         "def __exit__(self, kind, error, trace):", "def __exit__(self, *error):",
-        OUT_OF_MEMORY.format("fit layer by layer")),
+        OUT_OF_MEMORY.format("train_step layer by layer")),
     Bug("an address by way of Python", "_engine.pyx",
         "<size_t>cnp.PyArray_BYTES(raw)", "<size_t>raw.ctypes.data",
         OUT_OF_MEMORY.format("train_step")),
