@@ -804,7 +804,9 @@ class Sequential(Layer):
                 return fitting.run()
             finally:
                 self._current_fit = before
-                trainer.forget_pending()
+                trainer._pending = None         # as `forget_pending`, for which there may be no
+                if self._engine is not None:    # memory
+                    self._engine.forget_pending()
                 for bar in progress:
                     bar.close()
 

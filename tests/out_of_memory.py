@@ -15,7 +15,9 @@ context variable finds no memory. These are counted apart, and must be few.
 import collections
 import ctypes
 import gc
+import hashlib  # noqa: F401  (while memory is out, to import a module is an OSError of Python's)
 import itertools
+import json  # noqa: F401
 import os
 import signal
 import sys
