@@ -398,7 +398,7 @@ cdef class Engine:
     cdef Py_ssize_t rows            # that it has room for
     cdef cnp.ndarray gathered       # gradients of batches without an update yet, as sums,
     cdef char *gathered_start
-    cdef bint pending               # if there are any,
+    cdef readonly bint pending      # if there are any,
     cdef double pending_total       # and what they are to be divided by
     cdef Py_ssize_t size            # of the parameters
     cdef readonly Use use

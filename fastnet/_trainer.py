@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
-from fastnet._convert import Call, as_number, whole
+from fastnet._convert import as_number, whole
 from fastnet._describe import describe
 from fastnet._fitting import NOTHING, Portion, Samples, Tally, lazy_rows
 from fastnet._ranks import Ranks
@@ -182,12 +182,7 @@ class Trainer:
         # With the version of the optimizer and the states that they were made from.
         self._steps: tuple[int, _engine.Steps, Any] | None = None
         self._pending: _Pending | None = None     # layer by layer
-        self._gathers = False               # whether gradients wait in the engine
         self.shared: Any = None             # the steps that it takes with other ranks
-
-    def restarted(self) -> list[Call]:
-        """Return the calls that let it take the optimizer's states anew, as they are replaced."""
-        return [(vars(self).update, ({"_steps": None},))]
 
     def arguments(self) -> tuple[Any, ...]:
         """Return what makes another one like this, for a network."""
@@ -374,7 +369,8 @@ class Trainer:
     def step(self, x: Any, y: Any, sample_weight: Any, update: bool) -> float:
         """Take one step on a batch, and return its mean loss: `Sequential.train_step`."""
         with self._use.training:
-            alone = update and not self._gathers and self._pending is None
+            waits = self._pending is not None or self._engine is not None and self._engine.pending
+            alone = update and not waits
             if self._engine is None or not self._native:
                 if sample_weight is not None:
                     x = self._inputs(x)
@@ -387,7 +383,6 @@ class Trainer:
             outcome, _, value, *_ = self._engine.train(
                 x, target, sample_weight, self._objective, len(x), None, False,
                 self._keeps_gradients, self._steps_of(1), update)
-            self._gathers = not update and outcome == "fine"
             if outcome != "fine":
                 raise self.failure(outcome, value, "")
             return value
@@ -424,7 +419,6 @@ class Trainer:
         outcome, step, value, total, shares, correct = self._engine.train(
             x, y, weights, self._objective, batch_size, order, self._counts,
             self._keeps_gradients, self._steps_of(-(-n // batch_size)), update, scores)
-        self._gathers = not update and outcome == "fine"
         if outcome != "fine":
             raise self.failure(outcome, value, f"{place}, step {number + step}")
         if order is not None and (
@@ -441,7 +435,6 @@ class Trainer:
             assert self._engine is not None and self._objective is not None
             outcome = self._engine.apply_pending(
                 self._objective, self._keeps_gradients, self._steps_of(1))
-            self._gathers = False
             if outcome != "fine":
                 raise self.failure(outcome, math.nan, place)
         elif self._pending is not None:
@@ -454,7 +447,6 @@ class Trainer:
         """
         if self.runs_epochs:
             assert self._engine is not None
-            self._gathers = True
             return self._engine.waiting()
         if self._pending is None:
             self._pending = 0.0, [
@@ -481,7 +473,7 @@ class Trainer:
 
     def forget_pending(self) -> None:
         """Drop the gradients that were gathered."""
-        self._pending, self._gathers = None, False
+        self._pending = None
         if self._engine is not None:
             self._engine.forget_pending()
 

@@ -187,8 +187,8 @@ def _class_weights(weights: Any, name: str) -> np.ndarray:
     if found.ndim != 1 or not len(found):
         raise ValueError(f"{name} must be a vector, got shape {found.shape}")
     _ops.check_weights(found, name)
-    found = _constant(found)
-    return found
+    constant: np.ndarray = _constant(found)
+    return constant
 
 
 def _constant(array: Any) -> Any:

@@ -1199,7 +1199,6 @@ class Sequential(Layer):
         with self._use.exclusive:
             if self._trainer is not None and state["optimizer"] is not None:
                 calls += self._trainer.optimizer._restored(self._layers, state["optimizer"])
-                calls += self._trainer.restarted()
             if fit is not None:
                 fit.set_state(state["fit"])     # which may call somebody's own callback
             _ops.at_once(calls)

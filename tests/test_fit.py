@@ -1031,3 +1031,17 @@ def test_measuring_takes_no_memory_that_grows_with_epochs():
 
     peak(2)
     assert peak(42) < peak(2) + 40 * 200        # the numbers of the history
+
+
+def test_gradients_of_a_fit_that_failed_do_not_count_as_waiting():
+    """A step alone takes weights of any size; only what is added up must have a common one."""
+    def batches():
+        yield np.ones((4, 4)), np.arange(4) % 3
+        raise ZeroDivisionError("on purpose")
+
+    net = fn.Sequential([fn.Dense(4, 3, rng=0)])
+    net.compile()
+    with pytest.raises(ZeroDivisionError):
+        net.fit(batches(), gradient_accumulation_steps=2, verbose=0)
+    net.train_step(np.ones((4, 4)), np.arange(4) % 3, np.full(4, 1e-30))
+    assert net.optimizer.steps == 1
