@@ -1,5 +1,6 @@
 """What tests of kernels share: dtypes, random numbers, every kernel with arrays, and fences."""
 
+import gc
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +15,12 @@ FENCE = 256     # entries; no kernel writes more than 8 vectors of 16 at a time
 # Where one of these is set pytest shows whole diffs, also of megabytes of parameters: an hour each.
 for name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_finish():
+    """Collections of garbage need not look through ten thousand tests each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["float32", "float64"])

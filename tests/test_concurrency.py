@@ -358,6 +358,7 @@ def test_51_estimators_that_are_fitted_again_and_again_while_others_predict():
             while not done.is_set():
                 with contextlib.suppress(RuntimeError):
                     found.add(model.predict(X).tobytes())
+                time.sleep(1e-4)        # or hardly a fit could begin
 
         before = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)
@@ -369,7 +370,7 @@ def test_51_estimators_that_are_fitted_again_and_again_while_others_predict():
                         with contextlib.suppress(RuntimeError):
                             model.set_params(random_state=i % 2).fit(X, X[:, 0])
                             break
-                    if i >= 60 and len(found) > 1:
+                    if i >= 100 and len(found) > 1:
                         break
                 done.set()
                 for future in futures:

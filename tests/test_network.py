@@ -1556,11 +1556,12 @@ def test_a_step_that_is_refused_does_not_change_the_fit_around_it():
     def fitted(interrupts):
         net = fn.Sequential([fn.Dense(64, 512, rng=0), fn.ReLU(), fn.Dense(512, 3, rng=1)])
         net.compile(fn.Adam(1e-3))
-        refused = []
+        refused, taken = [], []
 
         def step(*_):
             try:
                 net.train_step(x[:64], y[:64])
+                taken.append(1)
             except RuntimeError:
                 refused.append(1)
 
@@ -1572,11 +1573,14 @@ def test_a_step_that_is_refused_does_not_change_the_fit_around_it():
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        return [value.tobytes() for _, value, _ in net.parameters()], bool(refused)
+        return [value.tobytes() for _, value, _ in net.parameters()], len(refused), len(taken)
 
-    alone, _ = fitted(False)
-    others, refused = fitted(True)
-    assert refused and others == alone
+    alone, _, _ = fitted(False)
+    for _ in range(5):      # an alarm may come before the fit has begun, and its step is taken
+        others, refused, taken = fitted(True)
+        if not taken:
+            break
+    assert refused and not taken and others == alone
 
 
 @pytest.mark.parametrize("own", [False, True])
