@@ -1,4 +1,9 @@
-"""Strategies of hypothesis: networks of drawn layers, losses and optimizers."""
+"""Strategies of hypothesis: networks of drawn layers, losses and optimizers.
+
+FASTNET_EXAMPLES=20 tries 20 times as many of everything that is drawn.
+"""
+
+import os
 
 import numpy as np
 import pytest
@@ -7,6 +12,14 @@ import fastnet as fn
 
 hypothesis = pytest.importorskip("hypothesis")
 some = hypothesis.strategies
+TIMES = int(os.environ.get("FASTNET_EXAMPLES", 1))
+
+
+def tried(examples, **options):
+    """Settings of a test that tries so many examples, TIMES over."""
+    return hypothesis.settings(
+        deadline=None, database=None, max_examples=examples * TIMES, **options)
+
 
 SMOOTH = {
     "tanh": fn.Tanh, "sigmoid": fn.Sigmoid, "gelu": fn.GELU, "gelu_tanh": lambda: fn.GELU("tanh"),

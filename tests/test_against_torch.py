@@ -10,7 +10,7 @@ import fastnet as fn
 
 torch = pytest.importorskip("torch")
 hypothesis = pytest.importorskip("hypothesis")
-from drawn_networks import ANY, KINDS, networks  # noqa: E402
+from drawn_networks import ANY, KINDS, networks, tried  # noqa: E402
 
 given, some = hypothesis.given, hypothesis.strategies
 
@@ -408,7 +408,7 @@ IN_TORCH = [kind for kind in KINDS if kind not in ("residual", "scale", "drop")]
 SINGLE = {name: make for name, make in ANY.items() if name != "log_softmax"}
 
 
-@hypothesis.settings(deadline=None, max_examples=80, database=None)
+@tried(80)
 @given(networks(SINGLE, ["float64"], rough=False, kinds=IN_TORCH), some.data())
 def test_a_network_is_pytorchs(network, data):
     """Scores, loss and the gradients of all parameters, in float64."""

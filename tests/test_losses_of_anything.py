@@ -6,8 +6,9 @@ import pytest
 import fastnet as fn
 
 hypothesis = pytest.importorskip("hypothesis")
+from drawn_networks import tried  # noqa: E402
+
 given, some = hypothesis.given, hypothesis.strategies
-often = hypothesis.settings(deadline=None, max_examples=200, database=None)
 NUMBERS = some.one_of(
     some.floats(-100, 100, width=32), some.sampled_from([0.0, -0.0, 1e-30, 1e30, -1e30, 3e38]))
 
@@ -28,7 +29,7 @@ def run(loss, y, target, weights):
     return loss.forward(y, target, weights), loss.backward()
 
 
-@often
+@tried(200)
 @given(batches(lambda rng, n, k: rng.integers(k, size=n)), some.floats(0, 1))
 def test_softmax_cross_entropy_of_anything_is_the_formula(batch, smoothing):
     x, labels, w = batch
@@ -46,7 +47,7 @@ def test_softmax_cross_entropy_of_anything_is_the_formula(batch, smoothing):
     assert not gradient[w == 0].any()
 
 
-@often
+@tried(200)
 @given(batches(lambda rng, n, k: rng.choice([0, 0.25, 1], (n, k))), some.floats(0, 10))
 def test_binary_cross_entropy_of_anything_is_the_formula(batch, positive):
     x, t, w = batch
@@ -67,7 +68,7 @@ def test_binary_cross_entropy_of_anything_is_the_formula(batch, positive):
     assert not gradient[w == 0].any()
 
 
-@often
+@tried(200)
 @given(batches(lambda rng, n, k: rng.choice([-2, 0, 0.5, 3], (n, k))), some.floats(0.01, 100))
 def test_huber_of_anything_is_the_formula(batch, delta):
     y, t, w = batch

@@ -21,11 +21,9 @@ from fastnet._state_file import read_state, write_state
 
 hypothesis = pytest.importorskip("hypothesis")
 from changed_files import change  # noqa: E402
-from drawn_networks import ANY, losses, networks, optimizers  # noqa: E402
+from drawn_networks import ANY, losses, networks, optimizers, tried  # noqa: E402
 
 given, some = hypothesis.given, hypothesis.strategies
-often = hypothesis.settings(deadline=None, max_examples=100, database=None,
-                            suppress_health_check=[hypothesis.HealthCheck.too_slow])
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -75,7 +73,7 @@ def path(tmp_path):
 
 # ---- What comes back ---------------------------------------------------------------------------
 
-@often
+@tried(100, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 @given(networks(ANY, ["float32", "float64"]), some.data())
 def test_any_network_comes_back_and_trains_on_with_the_same_bits(network, drawn):
     layers, dtype, n_in, n_out = network

@@ -14,17 +14,16 @@ import fastnet as fn
 from fastnet import reference
 
 hypothesis = pytest.importorskip("hypothesis")
-from drawn_networks import ANY, SMOOTH, losses, networks, optimizers  # noqa: E402
+from drawn_networks import ANY, SMOOTH, losses, networks, optimizers, tried  # noqa: E402
 
 given, some = hypothesis.given, hypothesis.strategies
-often = hypothesis.settings(deadline=None, max_examples=150, database=None)
-seldom = hypothesis.settings(deadline=None, max_examples=25, database=None, derandomize=True)
+
 
 def bits(layers):
     return [value.tobytes() for layer in layers for _, value, _ in layer.parameters()]
 
 
-@often
+@tried(150)
 @given(networks(ANY, ["float32", "float64"]), some.data())
 def test_a_network_trains_and_predicts_with_the_bits_of_its_layers(network, data):
     layers, dtype, n_in, n_out = network
@@ -60,7 +59,7 @@ def test_a_network_trains_and_predicts_with_the_bits_of_its_layers(network, data
         assert net.predict(x).tobytes() == np.asarray(y).tobytes()
 
 
-@seldom
+@tried(25, derandomize=True)
 @given(networks(ANY, ["float32", "float64"], widest=40), some.data())
 def test_an_epoch_in_one_call_has_the_bits_of_its_steps(network, data):
     """Batches in blocks, too, and a last one whose blocks are larger than those of the others."""
@@ -129,7 +128,7 @@ LAYOUTS = {
 }
 
 
-@hypothesis.settings(often, max_examples=100)
+@tried(100)
 @given(networks(ANY, ["float32", "float64"]), some.sampled_from(sorted(LAYOUTS)), some.data())
 def test_any_layout_gives_the_bits_of_a_plain_copy(network, layout, data):
     layers, dtype, n_in, n_out = network
@@ -161,7 +160,7 @@ def test_any_layout_gives_the_bits_of_a_plain_copy(network, layout, data):
 
 # ---- Derivatives -------------------------------------------------------------------------------
 
-@seldom
+@tried(25, derandomize=True)
 @given(networks(SMOOTH, ["float64"], rough=False), some.data())
 def test_backward_of_a_network_is_its_derivative(network, data):
     layers, _, n_in, _ = network
@@ -201,7 +200,7 @@ def in_reference(layer, x):
     return reference.activation_forward(x, layer.kind, layer.alpha)
 
 
-@hypothesis.settings(often, max_examples=40)
+@tried(40)
 @given(networks(ANY, ["float64"], widest=200), some.data())     # pure Python takes its time
 def test_a_network_predicts_what_the_formulas_say(network, data):
     layers, dtype, n_in, _ = network

@@ -21,6 +21,7 @@ import pytest
 import fastnet as fn
 
 hypothesis = pytest.importorskip("hypothesis")
+from drawn_networks import tried  # noqa: E402
 from hypothesis import stateful  # noqa: E402
 
 some = hypothesis.strategies
@@ -274,13 +275,11 @@ def bits(net):
 
 
 class TestANetworkOverTime(Machine.TestCase):
-    settings = hypothesis.settings(
-        max_examples=60, stateful_step_count=30, deadline=None, database=None,
-        suppress_health_check=list(hypothesis.HealthCheck))
+    settings = tried(60, stateful_step_count=30,
+                     suppress_health_check=list(hypothesis.HealthCheck))
 
 
 @pytest.mark.long
 class TestANetworkOverALongTime(Machine.TestCase):
-    settings = hypothesis.settings(
-        max_examples=3000, stateful_step_count=50, deadline=None, database=None,
-        suppress_health_check=list(hypothesis.HealthCheck))
+    settings = tried(3000, stateful_step_count=50,
+                     suppress_health_check=list(hypothesis.HealthCheck))

@@ -16,9 +16,10 @@ onnx = pytest.importorskip("onnx")
 reference = pytest.importorskip("onnx.reference")
 runtime = pytest.importorskip("onnxruntime")
 hypothesis = pytest.importorskip("hypothesis")
+from drawn_networks import tried  # noqa: E402
+
 helper, types = onnx.helper, onnx.TensorProto
 given, some = hypothesis.given, hypothesis.strategies
-often = hypothesis.settings(deadline=None, max_examples=150, database=None, derandomize=True)
 
 ACTIVATIONS = {**fn.activations.NAMES, "leaky_relu": lambda: fn.LeakyReLU(0.3),
                "elu": lambda: fn.ELU(0.7)}
@@ -126,7 +127,7 @@ def inputs_of(network, rng):
         yield rng.normal(size=(n, network.layers[0].in_features)).astype(network.dtype)
 
 
-@often
+@tried(150, derandomize=True)
 @given(networks(), some.integers(0, 2**32 - 1))
 def test_files_of_any_network_run_and_come_back(tmp_path_factory, network, seed):
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"

@@ -12,9 +12,10 @@ import fastnet as fn
 
 torch = pytest.importorskip("torch")
 hypothesis = pytest.importorskip("hypothesis")
+from drawn_networks import tried  # noqa: E402
+
 nn = torch.nn
 given, some = hypothesis.given, hypothesis.strategies
-often = hypothesis.settings(deadline=None, max_examples=150, database=None, derandomize=True)
 
 # Of the largest output: a few roundings.
 CLOSE = {"float32": 1e-6, "float64": 1e-12}
@@ -111,7 +112,7 @@ def trainable(layers):
             yield layer.trainable
 
 
-@often
+@tried(150, derandomize=True)
 @given(networks())
 def test_a_network_predicts_the_same_in_torch_and_comes_back_with_its_bits(drawn):
     network, x = drawn
