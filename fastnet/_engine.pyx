@@ -190,6 +190,13 @@ cdef class Steps:
         self.spares_vectors = not decays_vectors
         self.counted, self.taken = taken, <int64_t *>cnp.PyArray_DATA(taken)
 
+    cdef int check(self, int dtype) except -1:
+        """ValueError if the rate of any step is more than the dtype can say."""
+        cdef Py_ssize_t step
+        for step in range(cnp.PyArray_DIM(self.rates, 0)):
+            check_rate(self.at(step).rate, dtype)
+        return 0
+
     cdef Update at(self, Py_ssize_t step) noexcept nogil:
         """The numbers of a step, counted from 0."""
         cdef Update u = self.numbers
@@ -431,7 +438,19 @@ cdef class Engine:
         if self.operations == NULL:
             raise MemoryError()
         self.n_in, self.n_out = operations[0]["n_in"], operations[len(operations) - 1]["n_out"]
+        width = self.n_in
         for i, described in enumerate(operations):
+            if described["n_in"] != width:
+                raise ValueError(f"operation {i} must take {width} features, not "
+                                 f"{described['n_in']}")
+            width, dense = int(described["n_out"]), described["kind"] == "dense"
+            for name, entries in (
+                    ("weight", width * int(described["n_in"]) if dense else width),
+                    ("bias", width)):
+                place = described.get(name, NOWHERE)
+                if not 0 <= place <= self.size - entries and (
+                        place != NOWHERE or dense and name == "weight"):
+                    raise ValueError(f"the {name} of operation {i} lies outside of parameters")
             self.operations[i].kind = KINDS[described["kind"]]
             self.operations[i].n_in = described["n_in"]
             self.operations[i].n_out = described["n_out"]
@@ -1103,7 +1122,7 @@ cdef class Engine:
         cdef Tuner *tuner = NULL
         cdef int most
         cdef double begin = 0, end
-        check_rate(steps.at(0).rate, self.type_number)
+        steps.check(self.type_number)
         self.check_rows(x, target, sample_weight)
         self.use.begin(True)
         try:
@@ -1157,6 +1176,8 @@ cdef class Engine:
                                     steps, &value, &share, &correct if accuracy else NULL,
                                     to + first * target_row if to != NULL else NULL)
                 if outcome != FINE:
+                    if outcome != BAD_PARAMETER:        # not applied: nothing was seen of it
+                        self.count_entries(-some)
                     break
                 if tuner != NULL and some == batch_size:
                     end = seconds_now()
@@ -1192,7 +1213,7 @@ cdef class Engine:
         cdef double work, begin, end
         if not self.pending:
             return OUTCOMES[FINE]
-        check_rate(steps.at(0).rate, self.type_number)
+        steps.check(self.type_number)
         self.use.begin(True)
         work = PER_ENTRY * <double>self.size
         most = self.most_threads(work)

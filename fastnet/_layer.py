@@ -9,7 +9,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from fastnet import _ops
-from fastnet._convert import Call, own_arrays
+from fastnet._convert import Call, flag, own_arrays
 
 Parameter = tuple[str, np.ndarray, np.ndarray]
 Seed: TypeAlias = "int | np.random.Generator | None"
@@ -59,7 +59,7 @@ class Layer:
 
     @trainable.setter
     def trainable(self, value: Any) -> None:
-        vars(self)["_trainable"] = bool(value)
+        vars(self)["_trainable"] = flag(value, "trainable")
         Layer.changes += 1
 
     def predict(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -80,7 +80,8 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy what lasts: not the memory of a pass, which holds somebody's data."""
-        return {name: value for name, value in vars(self).items() if name != "_memory"}
+        return {name: value for name, value in vars(self).items()
+                if name not in ("_memory", "_passing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(own_arrays(state))
@@ -98,6 +99,14 @@ class Layer:
     def _no_memory(self) -> RuntimeError:
         return RuntimeError(f"{type(self).__name__}.backward needs a forward before it, "
                             "and can be called once for each")
+
+    def _given(self) -> np.ndarray | None:
+        """Return an array of the shape and dtype of the last forward's input, if that is known."""
+        memory = self._recall()
+        if isinstance(memory, np.ndarray):
+            return memory
+        first, *others = memory         # an array, or its dtype and shape
+        return first if isinstance(first, np.ndarray) else np.empty(others[0], first)
 
     def _gradient(self, dy: Any) -> np.ndarray:
         """Return `dy` in the dtype that forward remembered; ValueError for another shape."""
@@ -142,6 +151,65 @@ def any_trainable(layers: Iterable[Any]) -> bool:
                if any(True for _ in layer.parameters()))
 
 
+def _passing(layers: Iterable[Any]) -> Iterable[Layer]:
+    """Yield the layers that remember something of a pass, those inside others too."""
+    for layer in layers:
+        if isinstance(layer, Layer):
+            yield layer
+            yield from _passing(getattr(layer, "_chain", ()))
+            yield from _passing([getattr(layer, "activation", None)])
+
+
+class Chain(Layer):
+    """Base of layers that hold others, one after the other."""
+
+    _passing: tuple[list[Layer], list[np.ndarray]] | None = None
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers, in order."""
+        raise NotImplementedError
+
+    @property
+    def _chain(self) -> tuple[Any, ...]:
+        """What an optimizer goes into, to keep each layer's state under that layer."""
+        return self.layers
+
+    @property
+    def trainable(self) -> bool:
+        """Whether optimizers change parameters of the layers; setting it sets all of them."""
+        return any_trainable(self.layers)
+
+    @trainable.setter
+    def trainable(self, value: Any) -> None:
+        value = flag(value, "trainable")
+        for layer in self.layers:
+            layer.trainable = value
+
+    def parameters(self) -> Iterable[Parameter]:
+        """Yield the layers' parameters, named `"0.weight"` and so on."""
+        for index, layer in enumerate(self.layers):
+            for name, value, gradient in layer.parameters():
+                yield f"{index}.{name}", value, gradient
+
+    def _remembered(self) -> tuple[list[Any], list[int]]:
+        """Return what layers remember of passes: for backward, and how much each Dropout saw."""
+        if self._passing is None:
+            inside = list(_passing(self.layers))
+            self._passing = inside, [layer._seen for layer in inside if hasattr(layer, "_seen")]
+        inside, seen = self._passing
+        return [layer._memory for layer in inside], [int(numbers[0]) for numbers in seen]
+
+    def _put_back(self, remembered: tuple[list[Any], list[int]]) -> None:
+        """Let the layers remember that again, as a pass has failed."""
+        assert self._passing is not None
+        calls: list[Call] = [(vars(layer).update, ({"_memory": memory},))
+                             for layer, memory in zip(self._passing[0], remembered[0], strict=True)]
+        calls += [(numbers.__setitem__, (0, before))
+                  for numbers, before in zip(self._passing[1], remembered[1], strict=True)]
+        _ops.at_once(calls)
+
+
 class WeightedLayer(Layer):
     """Base of the layers with a `weight` and a `bias`, each of which may be missing."""
 
@@ -179,7 +247,7 @@ class WeightedLayer(Layer):
 
     @trainable.setter
     def trainable(self, value: Any) -> None:
-        self._trains[0] = bool(value)
+        self._trains[0] = flag(value, "trainable")
         Layer.changes += 1
 
     def parameters(self) -> Iterable[Parameter]:

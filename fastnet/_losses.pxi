@@ -260,7 +260,8 @@ cdef Py_ssize_t count_same_side(
     """Number of entries whose score is above 0 where the target is above 1/2, and only there."""
     cdef Py_ssize_t i, same = 0
     for i in range(size):
-        same += scores[i] == scores[i] and (scores[i] > 0) == (T[i] > 0.5)
+        same += (scores[i] == scores[i] and T[i] == T[i]
+                 and (scores[i] > 0) == (T[i] > 0.5))
     return same
 
 
@@ -281,8 +282,8 @@ cdef double r2_score(
             total += 1 - residual / spread
         elif residual == 0:         # a constant that is met
             total += 1
-        elif residual != residual:
-            total += residual
+        elif residual != residual or spread != spread:
+            total += residual + spread          # NaN
     return total / n_out
 
 

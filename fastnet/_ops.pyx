@@ -1572,12 +1572,16 @@ def check_weights(array, str name):
     cdef Py_ssize_t i = kernels_for(weights).first_bad_weight(
         pointer(weights), cnp.PyArray_SIZE(weights))
     if i >= 0:
-        raise ValueError(f"{name}[{i}] is {weights.flat[i]}, but weights must be finite and at "
+        place, rest = [], i
+        for size in reversed(array.shape):
+            place.insert(0, rest % size)
+            rest //= size
+        raise ValueError(f"{name}{place} is {weights.flat[i]}, but weights must be finite and at "
                          "least 0")
 
 
 def check_probabilities(array, str name):
-    """Refuse entries outside [0, 1], beyond what rounding explains; NaN is passed on.
+    """Refuse NaN and entries outside [0, 1], beyond what rounding explains.
 
     Parameters
     ----------
@@ -1592,6 +1596,8 @@ def check_probabilities(array, str name):
     cdef cnp.ndarray numbers = floats(array, name, ANY_NDIM, ANY_DTYPE)
     cdef Py_ssize_t i = kernels_for(numbers).first_bad_probability(
         pointer(numbers), cnp.PyArray_SIZE(numbers))
+    if i < 0:
+        i = kernels_for(numbers).first_not_finite(pointer(numbers), cnp.PyArray_SIZE(numbers))
     if i >= 0:
         raise ValueError(f"{name} must hold numbers in [0, 1], got {numbers.flat[i]}")
 

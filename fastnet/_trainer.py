@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnet import _engine, _ops
 from fastnet import metrics as measures
-from fastnet._convert import as_number, whole
+from fastnet._convert import as_number, flag, whole
 from fastnet._describe import describe
 from fastnet._fitting import NOTHING, Portion, Samples, Tally, lazy_rows
 from fastnet._ranks import Ranks
@@ -173,7 +173,7 @@ class Trainer:
         self.metrics = self._named()
         self._counts = self.metrics.get("accuracy") in (         # on the way
             measures.accuracy, measures.binary_accuracy)
-        self._keeps_gradients = bool(keep_gradients)
+        self._keeps_gradients = flag(keep_gradients, "keep_gradients")
         built_in = type(loss) in LOSSES.values()
         self._objective = objective_of(loss, self._dtype) if built_in else None
         kind = type(optimizer)              # one of ours, or a variant with other numbers
@@ -483,22 +483,28 @@ class Trainer:
         """Take a step by calling each layer; return the loss, the scores, target and weights."""
         loss = self.loss
         with self._use.exclusive:
-            scores = self._network.forward(x)
-            if y is not None and loss.__class__ in LOSSES.values():
-                y = self._target(y, len(scores), _columns(scores))
-            value = _value(loss, scores, y, weights)
-            if not math.isfinite(value):
-                self._pending = None
-                raise self.failure("loss", value, place)
-            self._network.backward(loss.backward())
-            pending = self._pending
-            if pending is not None or not update:
-                pending = self._gathered(
-                    self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
-            if update:
-                self._update_by_layers(pending, value, place)
-            else:
-                self._pending = pending
+            before, steps = self._network._remembered(), self.optimizer.steps
+            try:
+                scores = self._network.forward(x)
+                if y is not None and loss.__class__ in LOSSES.values():
+                    y = self._target(y, len(scores), _columns(scores))
+                value = _value(loss, scores, y, weights)
+                if not math.isfinite(value):
+                    self._pending = None
+                    raise self.failure("loss", value, place)
+                self._network.backward(loss.backward())
+                pending = self._pending
+                if pending is not None or not update:
+                    pending = self._gathered(
+                        self._share(scores, y, weights) if loss.reduction == "mean" else 1.0)
+                if update:
+                    self._update_by_layers(pending, value, place)
+                else:
+                    self._pending = pending
+            except BaseException:
+                if self.optimizer.steps == steps:       # not applied: nothing was seen of it
+                    self._network._put_back(before)
+                raise
         return value, scores, y, weights
 
     def _gathered(self, share: float) -> _Pending:

@@ -22,7 +22,7 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,10 @@ import numpy as np
 from fastnet import _ops, activations, initializers
 from fastnet._convert import finite, flag, generator, positive, within
 from fastnet._layer import (
+    Chain,
     Layer,
-    Parameter,
     Seed,
     WeightedLayer,
-    any_trainable,
     check_apart,
     float_type,
     is_layer,
@@ -389,7 +388,7 @@ class Flatten(Layer):
         return dx
 
 
-class Residual(Layer):
+class Residual(Chain):
     """Skip connection: `y = inner(x) + x`.
 
     Backward: `dx = inner.backward(dy) + dy` (exercise C; He et al., 2016).
@@ -423,11 +422,6 @@ class Residual(Layer):
         inner: tuple[Any, ...] = vars(self)["layers"]       # as in older pickles
         return inner
 
-    @property
-    def _chain(self) -> tuple[Any, ...]:
-        """What an optimizer goes into, to keep each layer's state under that layer."""
-        return self.layers
-
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return `inner(x) + x`, in the dtype of the inner chain's output.
 
@@ -437,12 +431,17 @@ class Residual(Layer):
             The inner chain changes the shape; and whatever its layers raise.
         """
         x = y = _ops.as_floats(x, "X")
-        for layer in self.layers:
-            y = layer.forward(y)
-        y = _ops.as_floats(y, "the inner layers' output")
-        if y.shape != x.shape:
-            raise ValueError(f"the inner layers must keep the shape {x.shape}, got {y.shape}")
-        y = _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
+        before = self._remembered()
+        try:
+            for layer in self.layers:
+                y = layer.forward(y)
+            y = _ops.as_floats(y, "the inner layers' output")
+            if y.shape != x.shape:
+                raise ValueError(f"the inner layers must keep the shape {x.shape}, got {y.shape}")
+            y = _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
+        except BaseException:
+            self._put_back(before)
+            raise
         self._memory = y.dtype, y.shape
         return y
 
@@ -454,31 +453,21 @@ class Residual(Layer):
         y = _ops.as_floats(y, "the inner layers' output")
         return _ops.add_forward(y, _ops.as_floats(x, "X", y.dtype), out)
 
-    @property
-    def trainable(self) -> bool:
-        """Whether optimizers change parameters of the inner layers; setting it sets all of them."""
-        return any_trainable(self.layers)
-
-    @trainable.setter
-    def trainable(self, value: Any) -> None:
-        for layer in self.layers:
-            layer.trainable = bool(value)
-
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the inner layers get their parameters' gradients."""
         dx = dy = self._gradient(dy)
         _ops.check_out(out, dy)         # now: afterwards the inner layers have changed
-        for layer in reversed(self.layers):
-            dx = layer.backward(dx)
-        dx = _ops.add_forward(_ops.as_floats(dx, "the inner layers' gradient", dy.dtype), dy, out)
+        before = self._remembered()
+        try:
+            for layer in reversed(self.layers):
+                dx = layer.backward(dx)
+            dx = _ops.add_forward(
+                _ops.as_floats(dx, "the inner layers' gradient", dy.dtype), dy, out)
+        except BaseException:
+            self._put_back(before)
+            raise
         self._memory = None
         return dx
-
-    def parameters(self) -> Iterable[Parameter]:
-        """Yield the inner layers' parameters, named `"0.weight"` and so on."""
-        for index, layer in enumerate(self.layers):
-            for name, value, gradient in layer.parameters():
-                yield f"{index}.{name}", value, gradient
 
     def __repr__(self) -> str:
         return f"Residual({list(self.layers)!r})"

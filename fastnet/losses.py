@@ -433,7 +433,7 @@ class BinaryCrossEntropy(EntryLoss):
             self._pos_weight = _class_weights(pos_weight, "pos_weight")
 
     def check(self, target: np.ndarray) -> None:
-        """ValueError for entries outside [0, 1]."""
+        """ValueError for NaN and entries outside [0, 1]."""
         _ops.check_probabilities(target, "target")
 
     def _options(self) -> dict[str, Any]:

@@ -28,10 +28,8 @@ from fastnet._describe import build, build_bare, describe, parameters_of, regist
 from fastnet._distributed import SharedFitting, SharedSteps
 from fastnet._fitting import Batches, Fitting, Portion, Samples, lazy_rows
 from fastnet._layer import (
-    Layer,
-    Parameter,
+    Chain,
     WeightedLayer,
-    any_trainable,
     check_apart,
     is_layer,
     listed,
@@ -58,6 +56,7 @@ from fastnet.layers import (
 )
 from fastnet.losses import (
     BinaryCrossEntropy,
+    CrossEntropy,
     EntryLoss,
     Loss,
     SoftmaxCrossEntropy,
@@ -241,7 +240,12 @@ def _native(layer: Any) -> bool:
         or type(layer.activation) in BUILT_IN)
 
 
-class Sequential(Layer):
+# Attributes of a network that its copies and pickles make or say in their own way.
+MADE_ANEW = {"_layers", "_dtype", "_parameters", "_trainer", "_current_fit", "stop_training",
+             "_rng", "_operations", "_engine", "_n_threads", "_use", "_memory", "_passing"}
+
+
+class Sequential(Chain):
     """Layers one after another, trained and run as a whole.
 
     Built-in layers run in compiled code, one native call per step, per epoch or per prediction.
@@ -412,8 +416,10 @@ class Sequential(Layer):
         return int(first.features if isinstance(first, LayerNorm) else first.in_features)
 
     def _flattens(self) -> bool:
-        """Whether there is a Flatten before the first dense layer."""
-        before = takewhile(lambda layer: not isinstance(layer, WeightedLayer), _flat(self._layers))
+        """Whether inputs may have more dimensions: a Flatten comes before all that wants rows."""
+        before = takewhile(
+            lambda layer: not isinstance(layer, (WeightedLayer, Softmax, LogSoftmax)),
+            _flat(self._layers))
         return any(type(layer) is Flatten for layer in before)
 
     @property
@@ -437,19 +443,9 @@ class Sequential(Layer):
         return self._layers
 
     @property
-    def _chain(self) -> tuple[Any, ...]:
-        return self._layers
-
-    @property
     def dtype(self) -> np.dtype:
         """Type of parameters and outputs."""
         return self._dtype
-
-    def parameters(self) -> Iterable[Parameter]:
-        """Yield the layers' parameters, named `"0.weight"` and so on."""
-        for index, layer in enumerate(self._layers):
-            for name, value, gradient in layer.parameters():
-                yield f"{index}.{name}", value, gradient
 
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output; every layer remembers what backward needs."""
@@ -458,24 +454,36 @@ class Sequential(Layer):
         self._check_apart_from_parameters(out)
         y = x
         with self._use:
-            for layer in first:
-                y = layer.forward(y)
-            y = last.forward(y) if out is None else last.forward(y, out)
-        return self._output(y, out)
+            before = self._remembered()
+            try:
+                for layer in first:
+                    y = layer.forward(y)
+                y = last.forward(y) if out is None else last.forward(y, out)
+                y = self._output(y, out, last)
+            except BaseException:
+                self._put_back(before)
+                raise
+        return y
 
-    def _output(self, found: Any, out: np.ndarray | None) -> np.ndarray:
-        """Return what the last layer gave, which may be somebody's own, in `out` if there is one.
+    @staticmethod
+    def _output(found: Any, out: np.ndarray | None, layer: Any) -> np.ndarray:
+        """Return what a layer gave, which may be somebody's own, in `out` if there is one.
 
         TypeError where that is no array.
         """
         y = np.asarray(found)
         if y.ndim == 0 or y.dtype.kind not in "fiub":
-            raise TypeError(f"{self._layers[-1]!r} must give an array of numbers with a row for "
+            raise TypeError(f"{layer!r} must give an array of numbers with a row for "
                             f"each sample, got {found!r:.100}")
         if out is None or y is out:
             return y
+        _ops.check_out(out, np.require(y, requirements="C"))
         out[...] = y
         return out
+
+    def _given(self) -> np.ndarray | None:
+        first = self._layers[0]
+        return first._given() if type(first) in (*BUILT_IN, Sequential) else None
 
     def _check_apart_from_parameters(self, out: np.ndarray | None) -> None:
         if out is not None:
@@ -490,9 +498,19 @@ class Sequential(Layer):
         self._check_apart_from_parameters(out)
         dx = dy
         with self._use:
-            for layer in reversed(others):
-                dx = layer.backward(dx)
-            dx = first.backward(dx) if out is None else first.backward(dx, out)
+            given = None if out is None else self._given()
+            if given is not None:
+                _ops.check_out(out, given)      # before gradients change
+            before = self._remembered()
+            try:
+                for layer in reversed(others):
+                    dx = layer.backward(dx)
+                dx = first.backward(dx) if out is None else first.backward(dx, out)
+                if out is not None:
+                    dx = self._output(dx, out, first)
+            except BaseException:
+                self._put_back(before)
+                raise
         return np.asarray(dx)
 
     # ---- Training ------------------------------------------------------------------------------
@@ -531,7 +549,7 @@ class Sequential(Layer):
             a `Sigmoid`, which would be taken twice;
             accuracy of a loss without classes; a metric twice.
         RuntimeError
-            The network is part of another one, or another thread trains it.
+            The network is part of another one, another thread trains it, or it is in a `fit`.
         """
         if _network_of(self) is not None:
             raise RuntimeError("this network is part of another one, which trains it")
@@ -547,6 +565,8 @@ class Sequential(Layer):
         if self._engine is not None:
             forget.append((self._engine.forget_pending, ()))
         with self._use.training:
+            if self._current_fit is not None:
+                raise RuntimeError("compile the network when its fit has ended, not in a callback")
             _ops.at_once([*forget, (vars(self).update, ({"_trainer": trainer},))])
 
     @property
@@ -887,7 +907,7 @@ class Sequential(Layer):
             for predict in first:
                 y = predict(y)
             y = last(y) if out is None else last(y, out)
-        return self._output(y, out)
+        return self._output(y, out, self._layers[-1])
 
     def _predict_map(self, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """Predict a memory map of another type, some rows at a time."""
@@ -898,6 +918,7 @@ class Sequential(Layer):
             shape = len(x), first.shape[1]
             if out is None:
                 out = np.empty(shape, first.dtype)
+            check_apart(out, x, "X")        # each part of it is written before the next is read
             if not isinstance(out, np.ndarray):
                 raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
             if out.shape != shape:
@@ -905,16 +926,6 @@ class Sequential(Layer):
             for start, end in pairwise([0, *ends]):
                 self.predict(np.asarray(x[start:end]), out[start:end])
         return out
-
-    @property
-    def trainable(self) -> bool:
-        """Whether optimizers change parameters of the layers; setting it sets all of them."""
-        return any_trainable(self._layers)
-
-    @trainable.setter
-    def trainable(self, value: Any) -> None:
-        for layer in self._layers:
-            layer.trainable = bool(value)
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities (n, n_out).
@@ -932,7 +943,7 @@ class Sequential(Layer):
 
     def _head(self) -> _Head:
         """Return what the output says about classes."""
-        if self._ends_in(Softmax):
+        if self._ends_in(Softmax) or isinstance(self.loss, CrossEntropy):
             return _Head("identity", False)
         if self._ends_in(Sigmoid):
             return _Head("identity", True)
@@ -1266,15 +1277,17 @@ class Sequential(Layer):
         with self._use.training:                # refused while another thread does
             pass
         how = None if self._trainer is None else self._trainer.arguments()
+        more = {name: value for name, value in vars(self).items() if name not in MADE_ANEW}
         return {"_layers": self._layers, "_rng": self._rng, "how": how,
-                "n_threads": self._n_threads}
+                "n_threads": self._n_threads, "more": more}
 
     def __copy__(self) -> Sequential:
         """Return a copy with copies of the layers, each of which belongs to one network alone."""
         return deepcopy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_layers"], state.get("n_threads"))     # type: ignore[misc]
+        Sequential.__init__(self, state["_layers"], state.get("n_threads"))
+        vars(self).update(state.get("more", {}))
         self._rng = state["_rng"]
         if state["how"] is not None:
             self._trainer = Trainer(self, *state["how"])
@@ -1293,6 +1306,8 @@ class Predictor(_engine.Forward):
         self, operations: list[dict[str, Any]], parameters: np.ndarray, flattens: bool,
         n_threads: int, head: _Head,
     ) -> None:
+        if "_head" in vars(self):
+            raise RuntimeError("a Predictor never changes: make another one")
         self._head = head               # the others go to `__new__`
 
     def predict_proba(self, x: Any) -> np.ndarray:

@@ -1088,11 +1088,11 @@ def count_correct(scores: Matrix, target: Target, k: int = 1) -> int:
 def count_same_side(scores: Matrix, T: Matrix) -> int:
     """Return how many entries have a score above 0 where the target is above 1/2, and only there.
 
-    A score of 0 is a probability of 1/2; NaN is on no side. Divided by the number of entries this
-    is the accuracy of independent yes and no answers.
+    A score of 0 is a probability of 1/2; NaN, in either, is on no side. Divided by the number of
+    entries this is the accuracy of independent yes and no answers.
     """
     return sum(
-        not math.isnan(x) and (x > 0) == (t > 0.5)
+        not math.isnan(x) and not math.isnan(t) and (x > 0) == (t > 0.5)
         for row, targets in zip(scores, T, strict=True)
         for x, t in zip(row, targets, strict=True))
 

@@ -32,7 +32,8 @@ class Own(fn.Identity):
 
 def make_network(own=False, dtype="float32", **compiled):
     net = fn.Sequential([
-        fn.Dense(FEATURES, 8, dtype=dtype, rng=0), fn.ReLU(), *([Own()] if own else []),
+        fn.Dense(FEATURES, 8, dtype=dtype, rng=0), fn.ReLU(), fn.Dropout(0.1, rng=2),
+        *([Own()] if own else []),
         fn.Dense(8, CLASSES, dtype=dtype, rng=1)])
     net.compile(**{"optimizer": fn.SGD(0.1, 0.9), "metrics": ["accuracy"], **compiled})
     return net
@@ -41,7 +42,7 @@ def make_network(own=False, dtype="float32", **compiled):
 def state(net):
     """Everything that a refused call must leave as it was."""
     return ([value.tobytes() for _, value, _ in net.parameters()], net.optimizer.steps,
-            repr(net.optimizer._state(net.layers)))
+            repr(net.optimizer._state(net.layers)), net._training_state()["dropout"])
 
 
 # What networks do with inputs `x`, with labels that fit if anything does.

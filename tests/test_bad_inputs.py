@@ -27,6 +27,7 @@ from doors import (
     NETWORKS,
     ROWS,
     N,
+    Own,
     X,
     Y,
     command,
@@ -421,7 +422,7 @@ def test_27_conversions_do_not_depend_on_the_callers_error_state(tmp_path):
         assert not net.layers[0].weight.any()
         net.load_state_dict({name: np.full(value.shape, 1e-300)
                              for name, value in net.state_dict().items()})
-        assert not net.layers[2].weight.any()
+        assert not net.layers[-1].weight.any()
         with pytest.raises(ValueError, match="too large for float32"):
             net.predict(np.full((N, FEATURES), 1e300))
         model = make_estimator()
@@ -1389,6 +1390,66 @@ def test_44_networks_and_outputs_that_overlap(dtype):
         with pytest.raises(ValueError, match="must not overlap"):
             net.predict(x[:8], out=net.layers[-1].weight)
         assert np.array_equal(memory, before)
+
+
+UNFIT_OUT = {
+    "another shape": lambda shape: np.empty((shape[0], shape[1] + 1), np.float32),
+    "more dimensions": lambda shape: np.empty((5, *shape), np.float32),
+    "another type": lambda shape: np.empty(shape, np.float64),
+    "integers": lambda shape: np.empty(shape, int),
+    "columns first": lambda shape: np.empty(shape, np.float32, order="F"),
+    "read-only": lambda shape: np.frombuffer(bytes(4 * shape[0] * shape[1]), "f4").reshape(shape),
+    "masked": lambda shape: np.ma.zeros(shape, np.float32),
+    "a list": lambda shape: np.zeros(shape).tolist(),
+}
+PASSING = {
+    "layers": lambda: [fn.Dense(4, 4, rng=0), fn.Dropout(0.4, rng=1), fn.Dense(4, 3, rng=2)],
+    "a fused activation": lambda: [fn.Dense(4, 4, activation="tanh", rng=0), fn.Dropout(0.4, rng=1),
+                                   fn.Dense(4, 3, activation="softmax", rng=2)],
+    "a Residual": lambda: [fn.Residual([fn.Dense(4, 4, rng=0), fn.Dropout(0.4, rng=1)])],
+    "a network": lambda: [fn.Sequential([fn.ReLU(), fn.Dense(4, 3, rng=0), fn.Tanh()])],
+    "own at the end": lambda: [fn.Dropout(0.4, rng=1), fn.Dense(4, 3, rng=0), Own()],
+    "own at the beginning": lambda: [Own(), fn.Dense(4, 3, rng=0), fn.Dropout(0.4, rng=1)],
+}
+
+
+@pytest.mark.parametrize("passing", PASSING)
+@pytest.mark.parametrize("unfit", UNFIT_OUT)
+def test_19_44_networks_remember_their_pass_when_out_does_not_fit(unfit, passing):
+    """A refused pass is none: gradients and what Dropout has seen are of the one before."""
+    net, twin = (fn.Sequential(PASSING[passing]()) for _ in range(2))
+    shape = net.forward(X).shape
+    dy = np.ones_like(twin.forward(X))
+    for call in (net.forward, net.predict):
+        with pytest.raises((ValueError, TypeError), match=r"\b(Y|Z|P|out|C)\b"):
+            call(X[::-1].copy(), UNFIT_OUT[unfit](shape))
+    before = [gradient.copy() for _, _, gradient in net.parameters()]
+    with pytest.raises((ValueError, TypeError), match=r"\b(dX|out|C)\b"):
+        net.backward(dy, UNFIT_OUT[unfit](X.shape))
+    if passing != "own at the beginning":       # what it takes is known when it has it
+        assert all(np.array_equal(old, gradient) for old, (_, _, gradient) in
+                   zip(before, net.parameters(), strict=True))
+    for _ in range(2):
+        assert net.backward(dy).tobytes() == twin.backward(dy).tobytes()
+        assert ([gradient.tobytes() for _, _, gradient in net.parameters()]
+                == [gradient.tobytes() for _, _, gradient in twin.parameters()])
+        assert net.forward(X).tobytes() == twin.forward(X).tobytes()
+
+
+def test_05_networks_and_dropout_that_has_not_seen_what_was_refused():
+    net, twin = (fn.Sequential([fn.Dropout(0.4, rng=1), fn.Dense(4, 3, rng=0)]) for _ in range(2))
+    with pytest.raises(ValueError, match="X must have 4 features, got 3"):
+        net.forward(X[:, :3])
+    assert net.forward(X).tobytes() == twin.forward(X).tobytes()
+
+
+def test_44_outputs_that_overlap_a_map_of_another_type(tmp_path):
+    """It is taken in parts, each of which would be written over what is still to be read."""
+    rows = 300_000
+    x = np.memmap(tmp_path / "x", "f8", "w+", shape=(rows, 4))
+    out = np.asarray(x).reshape(-1).view("f4")[-3 * rows:].reshape(rows, 3)
+    with pytest.raises(ValueError, match="out must not overlap X"):
+        make_network().predict(x, out)
 
 
 @pytest.mark.parametrize("name", ["forward", "backward"])

@@ -201,7 +201,8 @@ def test_steps_have_the_bits_of_layers_driven_by_hand(
 
 @pytest.mark.parametrize("name, kind", CASES)
 def test_kept_gradients_have_the_bits_of_the_layers(name, kind, dtype, rng):
-    net, forgetful = (make_network(name, dtype, kind, keep_gradients=keep) for keep in (1, 0))
+    net, forgetful = (make_network(name, dtype, kind, keep_gradients=keep)
+                      for keep in (True, False))
     twins = copy.deepcopy(list(net.layers))
     loss, sgd = KINDS[kind](), fn.SGD(0.05, 0.9)
     for n in SIZES:
@@ -489,7 +490,8 @@ BLOCK = 256             # rows, for layers of fewer than 256 x 600 weights
 @pytest.mark.parametrize("n", [BLOCK + 1, 3 * BLOCK + 5])
 def test_large_batches_give_the_numbers_of_the_layers(name, kind, n, dtype, rng):
     """Gradients of blocks are added up, in another order than the layers' sums over all rows."""
-    net, forgetful = (make_network(name, dtype, kind, keep_gradients=keep) for keep in (1, 0))
+    net, forgetful = (make_network(name, dtype, kind, keep_gradients=keep)
+                      for keep in (True, False))
     twins, loss = copy.deepcopy(list(net.layers)), KINDS[kind]()
     x, target = make_batch(rng, name, n, dtype, kind)
     expected = step_by_hand(twins, loss, fn.SGD(0.05, 0.9), x, target)
@@ -772,9 +774,9 @@ def test_layers_in_others_are_frozen_with_them():
     inner.trainable = True
     assert [layer.trainable for layer in (dense, norm, last)] == [True, False, True]
     assert residual.trainable
-    for value in (0, 1):                                            # what is no bool becomes one
+    for value in (False, True):
         outer.trainable = value
-        assert [layer.trainable for layer in (dense, norm, last)] == [bool(value)] * 3
+        assert [layer.trainable for layer in (dense, norm, last)] == [value] * 3
 
 
 @pytest.mark.parametrize("make", [fn.Residual, fn.Sequential])

@@ -186,7 +186,7 @@ def test_weights_are_finite_and_at_least_0(bad, dtype):
 
 def test_probabilities_are_between_0_and_1(dtype):
     assert _ops.check_probabilities(np.array([[0.0, 1.0, 0.5]], dtype), "own") is None
-    for bad in (-1e-3, 1.1, np.inf):
+    for bad in (-1e-3, 1.1, np.inf, np.nan):
         with pytest.raises(ValueError, match=r"own must hold numbers in \[0, 1\], got"):
             _ops.check_probabilities(np.array([[0.0, bad]], dtype), "own")
 
@@ -948,11 +948,11 @@ def test_04_kernels_refuse_targets_without_a_dimension(dtype):
 
 def test_targets_that_one_loss_alone_refuses(dtype):
     y = np.zeros((2, 2), dtype)
-    for bad in (-0.5, 1.5, np.inf, -np.inf):
+    for bad in (-0.5, 1.5, np.inf, -np.inf, np.nan):
         with pytest.raises(ValueError, match=r"target must hold numbers in \[0, 1\], got"):
             fn.BinaryCrossEntropy().forward(y, [[0, 1], [bad, 0]])
     for bad in (-1, np.nan, np.inf):
-        with pytest.raises(ValueError, match=r"target\[2\] is .*, but weights must be finite"):
+        with pytest.raises(ValueError, match=r"target\[1, 0\] is .*, but weights must be finite"):
             fn.Poisson().forward(y, [[0, 100], [bad, 0]])
         assert not np.isfinite(fn.MeanSquaredError().forward(y, [[0, 1], [bad, 0]])) or bad == -1
 

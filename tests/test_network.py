@@ -1522,7 +1522,7 @@ def test_a_predictor_needs_what_it_is_made_of():
             make()
     frozen = small().frozen()
     expected = frozen.predict(X20).tobytes()
-    with contextlib.suppress(TypeError):
+    with pytest.raises(RuntimeError, match="a Predictor never changes"):
         frozen.__init__([], np.zeros(3, "f4"), False, 1, None)
     assert frozen.predict(X20).tobytes() == expected
 
