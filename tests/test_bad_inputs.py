@@ -756,6 +756,39 @@ def test_49_a_learning_rate_beyond_float32():
     assert fn.Scale(1e39).forward(np.array([1e-30], np.float32))[0] == np.float32(1e39 * 1e-30)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_49_a_schedule_that_goes_beyond_float32_in_the_middle_of_an_epoch(own):
+    for make in (fn.SGD, fn.Adam):
+        net = make_network(own, optimizer=make(lambda step: 0.1 if step < 2 else 1e39))
+        with pytest.raises(ValueError, match="lr must be in the interval .* for float32, got"):
+            net.fit(X, Y, batch_size=5, verbose=0)
+        assert all(np.isfinite(value).all() for _, value, _ in net.parameters())
+
+
+@pytest.mark.parametrize("bad", ["no", None, 1, 0.0])
+def test_49_true_or_false(bad):
+    net = make_network()
+    with pytest.raises(TypeError, match="keep_gradients must be a bool, got"):
+        net.compile(keep_gradients=bad)
+    for thing in (net, net.layers[0], fn.ReLU(), fn.LayerNorm(3), fn.Residual([fn.Dense(3, 3)])):
+        with pytest.raises(TypeError, match="trainable must be a bool, got"):
+            thing.trainable = bad
+        assert thing.trainable
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("spoil", [
+    lambda d: d + 0j, lambda d: d.astype(str), lambda d: d.astype(object),
+    lambda d: np.ma.array(d, mask=d > 1), np.matrix, lambda d: None])
+def test_13_15_21_22_26_gradients_of_single_losses(spoil):
+    bad = spoil(X[:, :3])
+    for make, target in ((fn.SoftmaxCrossEntropy, Y), (fn.MeanSquaredError, X[:, :3])):
+        loss = make("none")
+        loss.forward(X[:, :3], target)
+        with pytest.raises((TypeError, ValueError), match="dloss must|needs the gradient"):
+            loss.backward(bad)
+
+
 def test_50_many_threads_at_once(dtype, rng):
     """Layers share nothing: each thread drives its own, on the same input."""
     x = rng.normal(size=(64, 64)).astype(dtype)

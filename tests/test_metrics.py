@@ -78,8 +78,13 @@ def test_a_column_of_equal_targets_counts_1_if_met_and_else_0(constant, dtype):
 @pytest.mark.parametrize("where", ["scores", "target"])
 def test_r2_does_not_hide_nan(where, dtype):
     arrays = {"scores": np.array([[1], [2]], dtype), "target": np.array([[1], [1]], dtype)}
-    arrays[where][0] = np.nan
-    assert np.isnan(r2_score(**arrays))
+    for bad in (np.nan, np.inf) if where == "target" else (np.nan,):
+        arrays[where][0] = bad
+        assert np.isnan(r2_score(**arrays))
+
+
+def test_34_a_target_that_is_nan_has_no_right_answer(dtype):
+    assert binary_accuracy(np.array([[-1], [-1]], dtype), np.array([[np.nan], [0]], dtype)) == 0.5
 
 
 # ---- Twins -----------------------------------------------------------------------------------
@@ -91,12 +96,15 @@ def test_counts_are_those_of_the_reference(n, n_classes, dtype, rng):
         scores = rng.choice(SPECIAL, (n, n_classes)).astype(dtype)
         labels = rng.integers(n_classes, size=n)
         rows = rng.choice([0, 0.25, 0.5, 1], (n, n_classes)).astype(dtype)
+        unknown = np.where(rows == 0.25, dtype.type(np.nan), rows)
         for k in range(1, n_classes + 2):
             for target in (labels, rows):
                 expected = reference.count_correct(scores.tolist(), target.tolist(), k) / n
                 assert top_k_accuracy(scores, target, k) == expected
         expected = reference.count_same_side(scores.tolist(), rows.tolist()) / scores.size
         assert binary_accuracy(scores, rows) == expected
+        expected = reference.count_same_side(scores.tolist(), unknown.tolist()) / scores.size
+        assert binary_accuracy(scores, unknown) == expected
 
 
 def test_r2_is_that_of_the_reference(dtype, rng):

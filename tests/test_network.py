@@ -1472,6 +1472,72 @@ class Calls(fn.callbacks.Callback):
         self.call()
 
 
+def test_a_network_is_compiled_before_or_after_its_fit():
+    net, seen = small(), []
+
+    def compiles():
+        with pytest.raises(RuntimeError, match="when its fit has ended, not in a callback"):
+            net.compile(fn.SGD(0.0))
+        seen.append(net.optimizer)
+
+    net.fit(X20, Y20, epochs=2, verbose=0, callbacks=[Calls(compiles)])
+    assert seen == [net.optimizer] * 2
+    net.compile(fn.SGD(0.0))
+
+
+class Tripled(fn.Sequential):
+    """Its constructor takes something else than layers, and adds one."""
+
+    def __init__(self, hidden):
+        super().__init__([fn.Scale(3.0), fn.Dense(4, hidden, rng=0)])
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy,
+                                    lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_of_networks_of_a_class_of_ones_own(copied):
+    net = Tripled(3)
+    net.compile("adam")
+    net.mean = np.arange(3)
+    net.forward(X20)
+    other = copied(net)
+    assert type(other) is Tripled and other.predict(X20).tobytes() == net.predict(X20).tobytes()
+    assert (other.mean == net.mean).all() and type(other.optimizer) is fn.Adam
+    with pytest.raises(RuntimeError, match="needs a forward before it"):
+        other.backward(np.ones((20, 3)))
+
+
+@pytest.mark.parametrize("rows", [fn.Softmax, fn.LogSoftmax, lambda: fn.Residual([fn.Softmax()])])
+def test_04_a_softmax_before_a_flatten_wants_rows(rows):
+    x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype("f4")
+    net = fn.Sequential([rows(), fn.Flatten(), fn.Dense(15, 2, rng=0)])
+    net.compile()
+    for call in (net.forward, net.predict, net.frozen().predict,
+                 lambda x: net.train_step(x, [0, 1, 0, 1])):
+        with pytest.raises(ValueError, match="X must have 2 dimensions, got 3"):
+            call(x)
+    flat = x.reshape(4, 15)
+    assert net.predict(flat).tobytes() == net.layers[2].predict(
+        net.layers[0].predict(flat)).tobytes()
+
+
+def test_probabilities_of_a_loss_that_takes_probabilities():
+    """Whatever layer gives them."""
+    class Own:
+        def forward(self, x):
+            self.softmax = fn.Softmax()
+            return self.softmax.forward(x)
+
+        def backward(self, dy):
+            return self.softmax.backward(dy)
+
+        def parameters(self):
+            return ()
+
+    net = fn.Sequential([fn.Dense(4, 3, rng=0), Own()])
+    net.compile("sgd", "cross_entropy")
+    assert net.predict_proba(X20).tobytes() == net.predict(X20).tobytes()
+
+
 def test_a_network_is_made_once():
     net = small()
     before = net.layers
@@ -1520,6 +1586,15 @@ def test_a_predictor_needs_what_it_is_made_of():
                                                                 None)):
         with pytest.raises((TypeError, ValueError)):
             make()
+    for changed in ({"weight": 1}, {"weight": -1}, {"n_out": 3000}, {"n_out": 2**40}, {"bias": 7}):
+        first = {"kind": "dense", "n_in": 2, "n_out": 4, "weight": 0, "bias": -1,
+                 "trains": np.ones(1, "u1")}
+        make = kind([first], np.zeros(8, "f4"), False, 1, None)
+        assert make.predict(np.ones((3, 2), "f4")).shape == (3, 4)
+        with pytest.raises(ValueError, match="the (weight|bias) of operation 0 lies outside of"):
+            kind([{**first, **changed}], np.zeros(8, "f4"), False, 1, None)
+        with pytest.raises(ValueError, match="operation 1 must take 4 features, not 2"):
+            kind([first, first], np.zeros(8, "f4"), False, 1, None)
     frozen = small().frozen()
     expected = frozen.predict(X20).tobytes()
     with pytest.raises(RuntimeError, match="a Predictor never changes"):
