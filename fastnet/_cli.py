@@ -143,6 +143,10 @@ def _train(options: argparse.Namespace) -> None:
     own = options.data is not None
     if not own and (options.target or options.task):
         raise _data.FileError("--target and --task need DATA")
+    largest = float(np.finfo(options.dtype).max)
+    if options.lr is not None and options.lr > largest:
+        raise _data.FileError(f"--lr must be in the interval [0, {largest:.4g}] for "
+                              f"{options.dtype}, got {options.lr}")
     stem = options.out or (f"{Path(options.data).stem}-model" if own else "digits")
     picture = _results.can_draw()
     model_path = Path(f"{stem}.safetensors")

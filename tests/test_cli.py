@@ -363,6 +363,20 @@ def test_bad_value_is_refused(folder, no_training, capsys, option, value, messag
     assert os.listdir(folder) == []
 
 
+def test_a_learning_rate_that_the_dtype_cannot_hold_is_refused(folder, no_training, capsys):
+    # The second number is the largest one's neighbour in float64.
+    for lr in ("1e39", "3.4028234663852893e38"):
+        assert _cli.main(["train", "no.csv", "--target", "t", "--lr", lr]) == 1
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == (
+            "", "fastnet: --lr must be in the interval [0, 3.403e+38] for float32, "
+                f"got {float(lr)}\n")
+    for options in (["--lr", "3.4028234663852886e38"], ["--lr", "1e39", "--dtype", "float64"]):
+        assert _cli.main(["train", "no.csv", "--target", "t", *options]) == 1
+        assert "cannot read no.csv" in capsys.readouterr().err
+    assert os.listdir(folder) == []
+
+
 @pytest.mark.parametrize("args", [["learn"], ["train", "--colour", "red"], ["info", "more"]])
 def test_unknown_argument_is_refused(args):
     with pytest.raises(SystemExit) as stop:
