@@ -1,5 +1,6 @@
 """Files that are read as they are, and written out of sight until they are complete."""
 
+import errno
 import os
 import secrets
 import stat
@@ -42,6 +43,11 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def is_special(path: str | Path) -> bool:
+    """Return whether a path leads to a pipe, a device or a socket: no file takes its place."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
 @contextmanager
 def draft(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file with a temporary name beside `path`, which is gone at the end."""
@@ -64,8 +70,11 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` if the block ends without an exception.
 
     At every moment the path holds the old file or the new one, whole. At the end the new one is on
-    the disk, and so is its name. Of a link what it leads to is replaced.
+    the disk, and so is its name. Of a link what it leads to is replaced. A pipe or a device is an
+    OSError and stays.
     """
+    if is_special(path):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     path = os.path.realpath(path)
     with draft(path) as file:
         yield file

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fastnet._files import draft, replacing
+from fastnet._files import draft, is_special, replacing
 from fastnet._model import Model
 from fastnet._state_file import write_state
 from fastnet._training import Epoch
@@ -36,12 +36,14 @@ def check_writable(path: Path, force: bool, sources: Sequence[str] = ()) -> None
     Raises
     ------
     OSError
-        A directory, a file that exists (with `force`: one that is write-protected, or one of
-        `sources`, which are to be read), a folder that does not exist or takes no new files. The
-        message is meant to be shown.
+        A directory, a pipe or a device, a file that exists (with `force`: one that is
+        write-protected, or one of `sources`, which are to be read), a folder that does not exist
+        or takes no new files. The message is meant to be shown.
     """
     if os.path.isdir(path):
         raise OSError(f"cannot write {path}: it is a directory")
+    if is_special(path):
+        raise OSError(f"cannot write {path}: it is no regular file")
     if os.path.lexists(path) and not force:
         raise OSError(f"cannot write {path}: it exists already; --force replaces it")
     for source in sources:

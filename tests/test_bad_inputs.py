@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -2037,6 +2038,37 @@ def test_66_paths_that_cannot_be_read_or_written(tmp_path):
     pytest.importorskip("sklearn")
     with pytest.raises(OSError):
         make_estimator().save(missing)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFCHR])
+def test_66_a_pipe_or_a_device_is_not_replaced(kind, linked, tmp_path):
+    """Nor a link to one; on the command line this is found at once."""
+    net, data, model = make_network(), tmp_path / "table.csv", tmp_path / "model"
+    data.write_text(table(ROWS))
+    train = ["train", data, "--target", "kind", "--epochs", "1", "--out"]
+    predict = ["predict", f"{model}.safetensors", data, "--out"]
+    assert command(*train, model)[0] == 0
+    path = tmp_path / "special.safetensors"
+    special = tmp_path / "itself" if linked else path
+    try:
+        os.mknod(special, kind | 0o600, os.makedev(1, 3))       # the device is another /dev/null
+    except PermissionError:
+        pytest.skip("needs the right to make a device")
+    if linked:
+        path.symlink_to(special)
+    before = sorted(os.listdir(tmp_path))
+    for call in (net.save, lambda path: fn.to_c(net, path),
+                 lambda path: net.fit(X, Y, verbose=0, callbacks=[fn.callbacks.Checkpoint(path)])):
+        with pytest.raises(OSError, match=f"it is no regular file: '{path}'"):
+            call(path)
+    for arguments in ([*predict, path], [*train, path.with_suffix("")]):
+        for force in ([], ["--force"]):
+            assert command(*arguments, *force) == (
+                1, "", f"fastnet: cannot write {path}: it is no regular file\n")
+    assert stat.S_IFMT(special.lstat().st_mode) == kind and path.is_symlink() == linked
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 # ---- Tables for the command line ---------------------------------------------------------------
