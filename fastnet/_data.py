@@ -258,11 +258,16 @@ def _matrix(path: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     if x.ndim != 2 or 0 in x.shape:
         raise FileError(f"{path}: x must have shape (n, n_features), with at least one row and "
                         f"one feature, got {x.shape}")
-    bad = np.argwhere(~(np.abs(x) <= LARGEST))
-    if len(bad):
-        i, j = bad[0]
-        raise FileError(f"{path}, x[{i}, {j}]: {_complaint(str(x[i, j]))}")
+    _check_finite(path, "x", x)
     return x
+
+
+def _check_finite(path: str, name: str, array: np.ndarray) -> None:
+    """FileError unless all numbers are finite, and none too large."""
+    bad = np.argwhere(~(np.abs(array) <= np.float64(LARGEST)))      # float32 has no such number
+    if len(bad):
+        index = bad[0].tolist()
+        raise FileError(f"{path}, {name}{index}: {_complaint(str(array[tuple(index)]))}")
 
 
 def _target_cells(path: str, arrays: dict[str, np.ndarray]) -> list[str]:
@@ -272,6 +277,8 @@ def _target_cells(path: str, arrays: dict[str, np.ndarray]) -> list[str]:
         raise FileError(f"{path}: y must have shape (n,), got {y.shape}")
     if y.dtype.kind not in "biufU":
         raise FileError(f"{path}: y must hold numbers or text, got dtype {y.dtype}")
+    if y.dtype.kind == "f":
+        _check_finite(path, "y", y)
     return [str(value) for value in y.tolist()]
 
 

@@ -2164,6 +2164,27 @@ def test_04_06_13_15_arrays_for_the_command_line(name, tmp_path):
     assert status == 1 and errors.startswith("fastnet: ") and message in errors, errors
 
 
+@pytest.mark.parametrize("bad, shown", [(np.nan, "nan' is not a finite"), (np.inf, "inf' is not"),
+                                        (-np.inf, "-inf' is not"), (1e101, "1e+101' is too large")])
+@pytest.mark.parametrize("options", [[], ["--task", "regression"], ["--task", "classification"]])
+def test_34_numbers_of_an_array_are_no_names_of_classes(options, bad, shown, tmp_path):
+    """Not where all are such, either; texts are names, whatever they look like."""
+    path, model = tmp_path / "arrays.npz", tmp_path / "model"
+    ys = [(np.full(20, bad), 0), (np.where(np.arange(20) == 3, bad, 1.5), 3)]
+    if not np.isfinite(bad):
+        ys += [(ys[1][0].astype(kind), 3) for kind in ("f2", ">f4", np.longdouble)]
+    for y, place in ys:
+        np.savez(path, x=X[:, :3], y=y)
+        status, output, errors = command("train", path, "--out", model, *options)
+        assert (status, output) == (1, "") and errors.count("\n") == 1
+        assert errors.startswith(f"fastnet: {path}, y[{place}]: '{shown}"), errors
+        assert "names of classes" not in errors and os.listdir(tmp_path) == ["arrays.npz"]
+    if options != ["--task", "regression"]:
+        np.savez(path, x=X[:, :3], y=np.full(20, str(bad)))
+        status, output, errors = command("train", path, "--out", model, "--epochs", 1, *options)
+        assert status == 0 and f"one of 1 classes: {bad}\n" in output, (output, errors)
+
+
 def test_05_37_arrays_with_other_features_or_nan_for_predictions(tmp_path):
     path, model = tmp_path / "arrays.npz", tmp_path / "model"
     np.savez(path, x=X[:, :3], y=np.arange(20) % 2)

@@ -916,8 +916,7 @@ def test_missing_table(own, folder, no_training):
     ({"x": [[1, 2], [3, math.inf]], "y": [1, 2]}, "n.npz, x[1, 1]: 'inf' is not a finite number"),
     ({"x": [[math.nan], [3]], "y": [1, 2]}, "n.npz, x[0, 0]: 'nan' is not a finite number"),
     ({"x": [[1], [2]], "y": [1.5, math.nan]},
-     "n.npz, y[1]: 'nan' is not a finite number, while others are; "
-     "--task classification takes all as names of classes"),
+     "n.npz, y[1]: 'nan' is not a finite number"),
     ({"x": [[1], [2]], "y": ["a", ""]}, "n.npz, y[1]: the cell is empty"),
     ({"x": [[1], [2]], "y": [1]}, "n.npz: x has 2 rows, but y has 1"),
     ({"x": [[1], [2]], "y": [[1], [2]]}, "n.npz: y must have shape (n,), got (2, 1)"),
