@@ -57,7 +57,8 @@ def read(path: str, target: str | None, task: str | None) -> Data:
     target : str or None
         The CSV file's column to predict, which must be named; all others are features.
     task : "classification", "regression" or None
-        None: whole numbers and text are classes, other numbers a regression.
+        None: whole numbers and text are classes, other numbers a regression. Classes are called
+        as they are written: `007` and `7` are two.
 
     Raises
     ------
@@ -297,7 +298,7 @@ def _encode(
             raise FileError(f"{place(i)}: {_complaint(cell)}")
     if task == "regression":
         return np.array(numbers, np.float64), None
-    if all(whole):
+    if all(str(_parsed(int, cell)) == cell for cell in cells):     # 007 is not 7, but a name
         return _labels([int(cell) for cell in cells])
     if task is None and any(number is not None for number in numbers) and (
             any(number is not None and not w for number, w in zip(numbers, whole, strict=True))

@@ -624,7 +624,11 @@ def numbers_of(text, columns):
 @pytest.mark.parametrize("content, args, task, classes", [
     (COLOURS, [], "classification", ["blue", "green", "red"]),
     (table(lambda i: 10 - i % 2), [], "classification", [9, 10]),
-    (table(lambda i: "+-"[i % 2] + "1"), [], "classification", [-1, 1]),
+    (table(lambda i: f"{i % 2 - 1}"), [], "classification", [-1, 0]),
+    (table(lambda i: "+-"[i % 2] + "1"), [], "classification", ["+1", "-1"]),
+    (table(lambda i: ["007", "7", "10"][i % 3]), [], "classification", ["007", "10", "7"]),
+    (table(lambda i: ["-0", "0"][i % 2]), ["--task", "classification"], "classification",
+     ["-0", "0"]),
     (table(lambda i: ["1", "2b"][i % 2]), [], "classification", ["1", "2b"]),
     (table(lambda i: "only"), [], "classification", ["only"]),
     (NUMBERS, [], "regression", None),
@@ -758,6 +762,7 @@ def test_numpy_arrays_serve_as_a_table(own, folder):
         np.savez("n.npz", **changed)
         assert own(None, "n.npz", "--force").splitlines()[:3] == out.splitlines()[:3]
     for other, first in [(y / 2, "y is a number"), (np.array(["b", "a"] * 10), "2 classes: a, b"),
+                         (np.array(["1", "1 "] * 10), "2 classes: 1, 1 "),
                          (y > 4, "2 classes: False, True")]:
         np.savez("n.npz", x=x, y=other)
         assert first in own(None, "n.npz", "--force").splitlines()[0]
@@ -1001,6 +1006,18 @@ def test_labels_and_probabilities(own, content, names, hidden):
     # float32 beside float64.
     assert np.allclose(numbers_of(out, names), expected, rtol=1e-5, atol=1e-7)
     assert [row.split(",")[0] for row in rows] == [names[i] for i in scores.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("names", [["007", "7"], ["+1", "1"], ["-0", "0"], ["\u0663", "3"],
+                                   ["7", "8"], ["07", "08"]])
+def test_predicted_labels_are_written_as_in_the_table(own, names):
+    rng = np.random.default_rng(0)
+    lines = [f"{a},{names[int(a > 0)]}" for a in rng.normal(size=60)]
+    for options in ([], ["--task", "classification"]):
+        own("\n".join(["a,t", *lines]), "t.csv", "--target", "t", "--epochs", "60", "--force",
+            *options)
+        out = own("a\n-2\n2\n", "t-model.safetensors", "t.csv", command="predict")
+        assert [line.split(",")[0] for line in out.splitlines()] == ["label", *names]
 
 
 def test_predictions_are_in_the_units_of_the_target(own):
