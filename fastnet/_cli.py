@@ -98,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     about = "apply a trained model to a table"
     predict = commands.add_parser("predict", help=about, description=(
         "Write a CSV table with a row for each row of DATA: the label and the probability of each "
-        "class, or the predicted number."))
+        "class, or the predicted number. A probability's column is called as its class is, and "
+        "p(class) where a class is called label."))
     predict.set_defaults(run=_predict)
     predict.add_argument("model", metavar="MODEL", help="STEM.safetensors, as train has written it")
     predict.add_argument("data", metavar="DATA",

@@ -86,6 +86,9 @@ class Model:
     def predict(self, x: np.ndarray) -> tuple[list[str], list[list[Any]]]:
         """Return a header and rows: the label and each class's probability, or the number.
 
+        Probabilities stand under the classes' names; where a class is called "label", as the first
+        column is, all under "p(name)".
+
         Raises
         ------
         FileError
@@ -103,7 +106,10 @@ class Model:
         if self.classes is None:
             return ["prediction"], [list(row) for row in outputs]
         labels = [self.classes[i] for i in outputs.argmax(axis=1)]
-        return (["label", *map(str, self.classes)],
+        names = [str(name) for name in self.classes]
+        if "label" in names:
+            names = [f"p({name})" for name in names]
+        return (["label", *names],
                 [[label, *row] for label, row in zip(labels, outputs, strict=True)])
 
     def state(self) -> dict[str, Any]:

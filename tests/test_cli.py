@@ -1020,6 +1020,16 @@ def test_predicted_labels_are_written_as_in_the_table(own, names):
         assert [line.split(",")[0] for line in out.splitlines()] == ["label", *names]
 
 
+def test_a_class_that_is_called_label(own):
+    names = ["label", "p(label)", "x"]
+    own(table(lambda i: names[i % 3]), "t.csv", "--target", "t")
+    own(None, "t-model.safetensors", "t.csv", "--out", "p.csv", command="predict")
+    predicted = _data.read("p.csv", "label", None)
+    assert predicted.features == ["p(label)", "p(p(label))", "p(x)"]
+    assert [predicted.classes[i] for i in predicted.y] == [
+        names[i] for i in predicted.x.argmax(axis=1)]
+
+
 def test_predictions_are_in_the_units_of_the_target(own):
     own(NUMBERS, "t.csv", "--target", "t", "--dtype", "float64")
     out = own(None, "t-model.safetensors", "t.csv", command="predict")
