@@ -302,9 +302,10 @@ class Checkpoint(Callback):
         In the format of `Sequential.save`; written beside its place and moved there when it is
         complete.
     every : int
-        After how many epochs each.
+        After how many epochs each it may be written.
     monitor : str, optional
-        Write only when this figure is better than at all times before: the file has the best then.
+        Write only when this figure is better than in all epochs before, also those between which
+        `every` passes over; so with `every=1` the file has the best epoch.
     mode : {"auto", "min", "max"}
         As of `EarlyStopping`.
     resume : bool
@@ -324,7 +325,8 @@ class Checkpoint(Callback):
     ) -> None:
         self.path = Path(as_path(path))
         self.every = positive(every, "every")
-        self._watch = None if monitor is None else _Watch(monitor, mode)
+        watch = _Watch("loss" if monitor is None else monitor, mode)    # checks mode in any case
+        self._watch = None if monitor is None else watch
         self.resume = flag(resume, "resume")
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -335,9 +337,9 @@ class Checkpoint(Callback):
             self.restore(self.model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the file, if it is time."""
-        if (epoch + 1) % self.every == 0 and (
-                self._watch is None or self._watch.improves(self._watch.value(logs))):
+        """Look at the figure, and write the file if it is time."""
+        better = self._watch is None or self._watch.improves(self._watch.value(logs))
+        if better and (epoch + 1) % self.every == 0:
             write_state(self.path, "network", self.model._checkpoint_state())
 
     def restore(self, network: Any) -> None:

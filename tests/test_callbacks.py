@@ -511,7 +511,9 @@ def test_49_a_schedule_cannot_be_reduced():
     (lambda: Checkpoint("a", every=1.0), TypeError, "every"),
     (lambda: Checkpoint("a", every=True), TypeError, "every"),
     (lambda: Checkpoint("a", monitor=3), TypeError, "monitor"),
-    (lambda: Checkpoint("a", monitor="loss", mode="best"), ValueError, "mode")])
+    (lambda: Checkpoint("a", monitor="loss", mode="best"), ValueError, "mode"),
+    (lambda: Checkpoint("a", mode="best"), ValueError, "mode must be 'auto', 'min' or 'max'"),
+    (lambda: Checkpoint("a", mode=None), ValueError, "mode must be 'auto', 'min' or 'max'")])
 def test_49_options_that_are_none(make, error, match):
     with pytest.raises(error, match=match):
         make()
@@ -777,6 +779,24 @@ def test_with_monitor_the_file_has_the_best_epoch(tmp_path):
     fit(net, keep, Checkpoint(tmp_path / "c", monitor="figure"), epochs=4)
     Checkpoint(tmp_path / "c").restore(net)
     assert bits(net) == kept[1]
+
+
+@pytest.mark.parametrize("figures, written", [
+    ((3, 1, 2, 2, 2, 2), [2]), ((3, 4, 1, 2, 0, 1), []), ((3, 2, 4, 1, 2, 2), [2, 4]),
+    ((math.nan, 3, 1, 2, 2, 0), [2, 6])])
+def test_with_monitor_all_epochs_are_looked_at_and_some_may_be_written(figures, written, tmp_path):
+    class Counts(Checkpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            self.path.unlink(missing_ok=True)
+            super().on_epoch_end(epoch, logs)
+            if self.path.exists():
+                found.append(epoch + 1)
+                bests.append(read_state(self.path, "network")["fit"]["callbacks"][0][1]["best"])
+
+    found, bests = [], []
+    fit(make_network(metrics=[Scripted(*figures)]),
+        Counts(tmp_path / "c", every=2, monitor="figure"), epochs=6)
+    assert found == written and bests == [figures[epoch - 1] for epoch in written]
 
 
 def test_the_best_figure_of_before_counts_after_going_on(tmp_path):
