@@ -59,15 +59,17 @@ class Uniform:
     Parameters
     ----------
     low, high : float
-        Finite, low <= high, else ValueError.
+        Finite, low <= high, and high - low is finite, else ValueError.
     """
 
     low: float = -0.05
     high: float = 0.05
 
     def __post_init__(self) -> None:
-        if finite(self.low, "low") > finite(self.high, "high"):
+        low, high = finite(self.low, "low"), finite(self.high, "high")
+        if low > high:
             raise ValueError(f"low must be in the interval (-inf, {self.high}], got {self.low}")
+        finite(high - low, "high - low")
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
         return rng.uniform(self.low, self.high, shape)

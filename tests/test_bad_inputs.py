@@ -667,6 +667,12 @@ def test_49_other_hyper_parameters():
         fn.Dense(2, 2, weight_init=lambda shape, rng: np.zeros(3))
     with pytest.raises(ValueError, match=r"low must be in the interval \(-inf, 0\], got 1"):
         initializers.Uniform(1, 0)
+    for low, high in ((-1.7e308, 1.7e308), (-1e308, 8 * 10**307)):
+        with pytest.raises(ValueError, match=r"high - low must be in the interval \(-inf, inf\), "):
+            initializers.Uniform(low, high)
+    edge = np.float32(3e38)         # whose difference float32 has not
+    wide = initializers.Uniform(-edge, edge)((2, 2), np.random.default_rng(0))
+    assert np.isfinite(wide).all() and abs(wide).max() > 1e37
     with pytest.raises(ValueError, match="value must be in the interval"):
         initializers.Constant(np.nan)
     with pytest.raises(ValueError, match="factor must be in the interval"):
