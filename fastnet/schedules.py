@@ -6,6 +6,7 @@ it begins, so that no Python runs between steps.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +19,22 @@ __all__ = ["Cosine", "InverseScaling", "StepDecay"]
 def _number(step: int) -> int:
     """Return the number of a step, checked; far beyond what anybody takes all are alike."""
     return min(whole(step, "step", 0), 2**63)
+
+
+def _times_power(lr: float, base: float, exponent: float) -> float:
+    """Return `lr * base**exponent`, also where only the power is too large or small for a float."""
+    if lr == 0:
+        return 0.0
+    try:
+        power = float(base**exponent)
+        if base == 0 or power >= sys.float_info.min:
+            return lr * power
+    except OverflowError:
+        pass
+    try:
+        return math.exp(math.log(lr) + exponent * math.log(base))
+    except OverflowError:
+        return math.inf
 
 
 _rate = partial(within, interval="[0, inf)")
@@ -64,10 +81,7 @@ class StepDecay(_Schedule):
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, an int counted from 0."""
-        try:
-            return float(self.lr * self.factor ** (_number(step) // self.every))
-        except OverflowError:           # of the power, as the factor is more than 1
-            return math.inf if self.lr else 0.0
+        return _times_power(self.lr, self.factor, _number(step) // self.every)
 
     def __repr__(self) -> str:
         return f"StepDecay({self.lr}, every={self.every}, factor={self.factor})"
@@ -111,9 +125,9 @@ class Cosine(_Schedule):
         """Return the learning rate of a step, an int counted from 0."""
         step = _number(step)
         if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
+            return self.lr * ((step + 1) / self.warmup)
         way = min(step - self.warmup, self.steps - self.warmup) / (self.steps - self.warmup)
-        return self.final + (self.lr - self.final) * (1 + math.cos(math.pi * way)) / 2
+        return self.final + (self.lr - self.final) * ((1 + math.cos(math.pi * way)) / 2)
 
     def __repr__(self) -> str:
         return f"Cosine({self.lr}, steps={self.steps}, warmup={self.warmup}, final={self.final})"
@@ -142,10 +156,7 @@ class InverseScaling(_Schedule):
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, an int counted from 0."""
-        try:
-            return float(self.lr / (_number(step) + 1) ** self.power)
-        except OverflowError:           # of the power: nothing is left
-            return 0.0
+        return _times_power(self.lr, _number(step) + 1, -self.power)
 
     def __repr__(self) -> str:
         return f"InverseScaling({self.lr}, power={self.power})"

@@ -22,6 +22,31 @@ def test_values_worked_by_hand():
     assert schedules.Cosine(1.0, steps=4)(1) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
+@pytest.mark.parametrize("schedule, step, rate", [
+    (schedules.Cosine(1e308, 100, 50), 40, 8.2e307),
+    (schedules.Cosine(1.7e308, 100), 0, 1.7e308),
+    (schedules.Cosine(1.7e308, 100, final=1.7e308), 50, 1.7e308),
+    (schedules.Cosine(0.0, 100, final=1.7e308), 50, 0.85e308),
+    (schedules.Cosine(1.0, 10**400, 10**399, 0.5), 10, 0.0),
+    (schedules.Cosine(1.0, 10**400, 5, 0.5), 10, 1.0),
+    (schedules.Cosine(1.0, 10**400), 2**70, 1.0),
+    (schedules.StepDecay(1e-300, 1, 10.0), 400, 1e100),
+    (schedules.StepDecay(1e300, 2, 0.1), 800, 1e-100),
+    (schedules.StepDecay(1e300, 1, 0.1), 310, 1e-10),
+    (schedules.StepDecay(0.0, 1, 10.0), 400, 0.0),
+    (schedules.StepDecay(1.0, 1, 10.0), 400, math.inf),
+    (schedules.StepDecay(1.0, 1, 10.0), 2**70, math.inf),
+    (schedules.StepDecay(1.0, 1, 0.0), 2**70, 0.0),
+    (schedules.StepDecay(1.0, 10**400, 0.5), 2**70, 1.0),
+    (schedules.InverseScaling(1e300, 200.0), 99, 1e-100),
+    (schedules.InverseScaling(1e-300, 0.0), 99, 1e-300),
+    (schedules.InverseScaling(1.0, 1.7e308), 2**70, 0.0),
+    (schedules.InverseScaling(0.0, 1.7e308), 2**70, 0.0),
+], ids=lambda value: str(value)[:40])
+def test_numbers_on_the_way_to_a_rate_may_be_too_large_or_small_for_floats(schedule, step, rate):
+    assert schedule(step) == pytest.approx(rate, rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("make, text", [
     (lambda: schedules.StepDecay(-1, 3), "lr must be in the interval"),
     (lambda: schedules.StepDecay(1, 0), "every must be"),
