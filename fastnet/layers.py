@@ -401,7 +401,7 @@ class Residual(Chain):
     Raises
     ------
     TypeError
-        Something that is no layer.
+        Something that is no layer, or a layer of two inputs.
     ValueError
         No layers.
     """
@@ -415,6 +415,8 @@ class Residual(Chain):
         for layer in self.layers:
             if not is_layer(layer):
                 raise TypeError(f"layers must hold layers, got {layer!r}")
+            if getattr(layer, "takes_two", False):
+                raise TypeError(f"{layer!r} takes two inputs, and cannot stand in a sequence")
 
     @property
     def layers(self) -> tuple[Any, ...]:

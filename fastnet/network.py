@@ -85,6 +85,8 @@ class _Head(NamedTuple):
         raise ValueError(f"probabilities need classes, which {self.function}")
 
     def labels(self, scores: np.ndarray) -> np.ndarray:
+        if scores.ndim != 2:
+            raise ValueError(f"classes need rows of scores, got {scores.ndim} dimensions")
         if self.independent:
             yes = (scores > (0 if self.function == "sigmoid" else 0.5)).astype(np.int64)
             return yes[:, 0] if yes.shape[1] == 1 else yes

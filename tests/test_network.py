@@ -109,7 +109,6 @@ def test_layers_that_are_none():
             ([fn.Dense(2, 2), 3], TypeError, "must hold layers, got 3"),
             ([fn.ReLU], TypeError, "must hold layers, got <class"),
             ([fn.Add()], TypeError, r"Add\(\) takes two inputs"),
-            ([fn.Residual([fn.Maximum()])], TypeError, r"Maximum\(\) takes two inputs"),
             ([fn.Dense(2, 3), fn.Dense(2, 3)], ValueError, "takes 2 features, but is given 3"),
             ([fn.Dense(2, 2), fn.Residual([fn.Dense(2, 3)])], ValueError, "keep the width 2"),
             ([fn.Residual([fn.Dense(2, 3)])], ValueError, "keep the width 2, but give 3"),
@@ -1518,6 +1517,20 @@ def test_04_a_softmax_before_a_flatten_wants_rows(rows):
     flat = x.reshape(4, 15)
     assert net.predict(flat).tobytes() == net.layers[2].predict(
         net.layers[0].predict(flat)).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
+def test_04_labels_need_rows(shape):
+    net = fn.Sequential([fn.ReLU()])
+    with pytest.raises(ValueError, match=f"need rows of scores, got {len(shape)} dimensions"):
+        net.predict_labels(np.ones(shape))
+
+
+@pytest.mark.parametrize("make", [fn.Sequential, fn.Residual])
+@pytest.mark.parametrize("two", [fn.Add, fn.Maximum])
+def test_layers_of_two_inputs_stand_in_no_sequence(make, two):
+    with pytest.raises(TypeError, match="takes two inputs, and cannot stand in a sequence"):
+        make([two()])
 
 
 def test_probabilities_of_a_loss_that_takes_probabilities():
