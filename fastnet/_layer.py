@@ -4,6 +4,7 @@ from __future__ import annotations  # numpy.random is slow to import: not before
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from operator import attrgetter
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -151,6 +152,9 @@ def any_trainable(layers: Iterable[Any]) -> bool:
                if any(True for _ in layer.parameters()))
 
 
+_memory_of = attrgetter("_memory")
+
+
 def _passing(layers: Iterable[Any]) -> Iterable[Layer]:
     """Yield the layers that remember something of a pass, those inside others too."""
     for layer in layers:
@@ -198,7 +202,7 @@ class Chain(Layer):
             inside = list(_passing(self.layers))
             self._passing = inside, [layer._seen for layer in inside if hasattr(layer, "_seen")]
         inside, seen = self._passing
-        return [layer._memory for layer in inside], [int(numbers[0]) for numbers in seen]
+        return list(map(_memory_of, inside)), [int(numbers[0]) for numbers in seen] if seen else []
 
     def _put_back(self, remembered: tuple[list[Any], list[int]]) -> None:
         """Let the layers remember that again, as a pass has failed."""

@@ -459,15 +459,9 @@ class Residual(Chain):
         """Return the gradient by the input; the inner layers get their parameters' gradients."""
         dx = dy = self._gradient(dy)
         _ops.check_out(out, dy)         # now: afterwards the inner layers have changed
-        before = self._remembered()
-        try:
-            for layer in reversed(self.layers):
-                dx = layer.backward(dx)
-            dx = _ops.add_forward(
-                _ops.as_floats(dx, "the inner layers' gradient", dy.dtype), dy, out)
-        except BaseException:
-            self._put_back(before)
-            raise
+        for layer in reversed(self.layers):
+            dx = layer.backward(dx)
+        dx = _ops.add_forward(_ops.as_floats(dx, "the inner layers' gradient", dy.dtype), dy, out)
         self._memory = None
         return dx
 

@@ -452,8 +452,8 @@ class Sequential(Chain):
     def forward(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the last layer's output; every layer remembers what backward needs."""
         *first, last = self._layers
-        check_apart(out, x, "the input")
-        self._check_apart_from_parameters(out)
+        if out is not None:
+            self._check_apart(out, x, "the input")
         y = x
         with self._use:
             before = self._remembered()
@@ -487,33 +487,27 @@ class Sequential(Chain):
         first = self._layers[0]
         return first._given() if type(first) in (*BUILT_IN, Sequential) else None
 
-    def _check_apart_from_parameters(self, out: np.ndarray | None) -> None:
-        if out is not None:
-            for name, value, gradient in self.parameters():
-                check_apart(out, value, name)
-                check_apart(out, gradient, f"the gradient of {name}")
+    def _check_apart(self, out: np.ndarray, given: Any, name: str) -> None:
+        """ValueError where `out` overlaps what is still to be read when it is written."""
+        check_apart(out, given, name)
+        for name, value, gradient in self.parameters():
+            check_apart(out, value, name)
+            check_apart(out, gradient, f"the gradient of {name}")
 
     def backward(self, dy: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient by the input; the layers get their parameters' gradients."""
         first, *others = self._layers
-        check_apart(out, dy, "dY")
-        self._check_apart_from_parameters(out)
+        if out is not None:
+            self._check_apart(out, dy, "dY")
         dx = dy
         with self._use:
             given = None if out is None else self._given()
             if given is not None:
                 _ops.check_out(out, given)      # before gradients change
-            before = self._remembered()
-            try:
-                for layer in reversed(others):
-                    dx = layer.backward(dx)
-                dx = first.backward(dx) if out is None else first.backward(dx, out)
-                if out is not None:
-                    dx = self._output(dx, out, first)
-            except BaseException:
-                self._put_back(before)
-                raise
-        return np.asarray(dx)
+            for layer in reversed(others):
+                dx = layer.backward(dx)
+            dx = first.backward(dx) if out is None else first.backward(dx, out)
+        return np.asarray(dx) if out is None else self._output(dx, out, first)
 
     # ---- Training ------------------------------------------------------------------------------
 
@@ -902,8 +896,8 @@ class Sequential(Chain):
         if self._engine is not None:
             return self._engine.predict(x, out)
         *first, last = (getattr(layer, "predict", layer.forward) for layer in self._layers)
-        check_apart(out, x, "the input")
-        self._check_apart_from_parameters(out)
+        if out is not None:
+            self._check_apart(out, x, "the input")
         y = x
         with self._use:
             for predict in first:

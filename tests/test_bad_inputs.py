@@ -1466,7 +1466,11 @@ def test_19_44_networks_remember_their_pass_when_out_does_not_fit(unfit, passing
     before = [gradient.copy() for _, _, gradient in net.parameters()]
     with pytest.raises((ValueError, TypeError), match=r"\b(dX|out|C)\b"):
         net.backward(dy, UNFIT_OUT[unfit](X.shape))
-    if passing != "own at the beginning":       # what it takes is known when it has it
+    if passing == "own at the beginning":       # what it takes is known when it has it
+        with pytest.raises(RuntimeError, match="needs a forward before it"):
+            net.backward(dy)
+        assert net.forward(X).tobytes() == twin.forward(X).tobytes()
+    else:
         assert all(np.array_equal(old, gradient) for old, (_, _, gradient) in
                    zip(before, net.parameters(), strict=True))
     for _ in range(2):
