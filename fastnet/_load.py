@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from fastnet._files import ModelFileError, as_path, read_bytes
 from fastnet._state_file import parse
@@ -75,55 +72,4 @@ def _estimator(state: Any) -> Any:
         raise ImportError("it holds an estimator, which needs scikit-learn: "
                           'pip install ".[sklearn]" where fastnet\'s code is') from error
     check_history(state["estimator"].get("history", {}))
-    found = sklearn.estimator_of(state)
-    if state["network"] is not None:
-        _check_books(vars(found), state["optimizer"] is not None)
-    return found
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
-
-
-def _is_vector(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 0
-
-
-def _are_names(value: Any) -> bool:
-    return _is_vector(value) and all(isinstance(name, str) for name in value)
-
-
-# What every fitted estimator has, what one has that goes on, and what some have; the last two
-# may be None where there was nothing to measure.
-ALWAYS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("n_iter_", "t_", "n_outputs_", "n_layers_", "n_features_in_"), _is_count),
-    "out_activation_": lambda value: value in ("identity", "softmax", "logistic", "exp"),
-    "loss_": _is_number}
-GOING_ON: dict[str, Callable[[Any], bool]] = {
-    "_no_improvement_count": _is_count,
-    "loss_curve_": _are_numbers,
-    "validation_loss_curve_": _are_numbers,
-    "best_loss_": lambda value: value is None or _is_number(value)}
-SOMETIMES: dict[str, Callable[[Any], bool]] = {
-    "validation_scores_": lambda value: value is None or _are_numbers(value),
-    "best_validation_score_": lambda value: value is None or _is_number(value),
-    "classes_": lambda value: _is_vector(value) and len(np.unique(value)) == len(value),
-    "feature_names_in_": _are_names}
-
-
-def _check_books(books: Mapping[str, Any], goes_on: bool) -> None:
-    """ValueError unless a fitted estimator of a file has the books that its methods use."""
-    needed = ALWAYS | GOING_ON if goes_on else ALWAYS
-    for name, holds in (ALWAYS | GOING_ON | SOMETIMES).items():
-        if name not in books and name in needed:
-            raise ValueError(f"its {name} is missing")
-        if name in books and not holds(books[name]):
-            raise ValueError(f"its {name} cannot be {str(books[name])[:100]}")
+    return sklearn.estimator_of(state)

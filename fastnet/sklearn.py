@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
 from operator import attrgetter, is_
@@ -57,7 +57,7 @@ from fastnet._ops import (
 from fastnet._ranks import Ranks, all_or_none, ranks_of
 from fastnet._state_file import write_state
 from fastnet._trainer import Trainer, objective_of
-from fastnet.callbacks import Callback, check_callbacks
+from fastnet.callbacks import Callback, Checkpoint, check_callbacks
 from fastnet.history import History
 from fastnet.initializers import Zeros
 from fastnet.layers import Dense, Dropout, LayerNorm
@@ -363,6 +363,33 @@ class _Convergence(Callback):
         if own.verbose:
             print(message)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the books, and the best parameters that early stopping has found."""
+        own = self.estimator
+        return {"books": {name: getattr(own, name) for name in OF_EPOCHS if hasattr(own, name)},
+                "best": None if self.validation is None else own._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, or not at all where the fit had come to its end."""
+        own = self.estimator
+        vars(own).update(state["books"])
+        if self.validation is not None:
+            own._best = state["best"]
+        if own._no_improvement_count > own.n_iter_no_change:
+            self.model.stop_training = True
+
+    def _check_state(self, state: Any, parameters: dict[str, Any]) -> None:
+        books, stops_early = state["books"], self.validation is not None
+        if set(books) != set(OF_EPOCHS):
+            raise ValueError(f"its books are {', '.join(map(str, books))}")
+        _check_books(vars(self.estimator) | books, True)
+        for name in ("best_loss_", "validation_scores_", "best_validation_score_"):
+            if (books[name] is None) != (stops_early == (name == "best_loss_")):
+                raise ValueError("early_stopping was not the same")
+        if stops_early and [(best.shape, best.dtype) for best in state["best"]] != [
+                (value.shape, value.dtype) for value in parameters.values()]:
+            raise ValueError("its best parameters do not fit")
+
 
 # ---- The estimators ----------------------------------------------------------------------------
 
@@ -543,6 +570,10 @@ class _MLP(BaseMultilayerPerceptron):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if incremental and any(isinstance(callback, Checkpoint) and callback.resume
+                               for callback in self.callbacks or ()):
+            raise ValueError("partial_fit does not support Checkpoint(resume=True): each call "
+                             "would go back to its file")
         if self.solver == "lbfgs":      # which takes no steps, and wants one loss for one point
             for name, given in (
                     *((name, getattr(self, name)) for name in NOT_BY_LBFGS),
@@ -843,6 +874,7 @@ class _MLP(BaseMultilayerPerceptron):
         if (self._dense[0].in_features, self._dense[-1].out_features) != (
                 self.n_features_in_, outputs) or self.n_outputs_ != outputs:
             raise ValueError("the network does not fit the estimator")
+        _check_books(vars(self), state["optimizer"] is not None)
         if state["optimizer"] is not None:
             self._optimizer = self._make_optimizer(self._scales()[0])
             at_once(self._optimizer._restored(self.network_.layers, state["optimizer"]))
@@ -1064,7 +1096,8 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
     layer_norm : bool
         A `LayerNorm` before each hidden activation.
     callbacks : list of fastnet.callbacks.Callback, optional
-        Like `dropout`, `weight_decay` and `clip_norm` not with solver "lbfgs".
+        Like `dropout`, `weight_decay` and `clip_norm` not with solver "lbfgs". A `Checkpoint` with
+        `resume` is for `fit` alone.
     dtype : {"float32", "float64"}, optional
         To compute in; None: float32 where X is, else float64.
     n_threads : int, optional
@@ -1275,6 +1308,57 @@ BOOKS = ("n_iter_", "t_", "n_outputs_", "n_layers_", "out_activation_", "loss_",
          "loss_curve_", "validation_scores_", "best_validation_score_", "n_features_in_",
          "feature_names_in_", "_no_improvement_count")
 SAVED_BOOKS = (*BOOKS, "validation_loss_curve_", "classes_")
+# Those that each epoch goes on with.
+OF_EPOCHS = ("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_loss_curve_",
+             "validation_scores_", "best_validation_score_", "_no_improvement_count")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 0
+
+
+def _are_names(value: Any) -> bool:
+    return _is_vector(value) and all(isinstance(name, str) for name in value)
+
+
+# What every fitted estimator has, what one has that goes on, and what some have; the last two
+# may be None where there was nothing to measure.
+ALWAYS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("n_iter_", "t_", "n_outputs_", "n_layers_", "n_features_in_"), _is_count),
+    "out_activation_": lambda value: value in ("identity", "softmax", "logistic", "exp"),
+    "loss_": _is_number}
+GOING_ON: dict[str, Callable[[Any], bool]] = {
+    "_no_improvement_count": _is_count,
+    "loss_curve_": _are_numbers,
+    "validation_loss_curve_": _are_numbers,
+    "best_loss_": lambda value: value is None or _is_number(value)}
+SOMETIMES: dict[str, Callable[[Any], bool]] = {
+    "validation_scores_": lambda value: value is None or _are_numbers(value),
+    "best_validation_score_": lambda value: value is None or _is_number(value),
+    "classes_": lambda value: _is_vector(value) and len(np.unique(value)) == len(value),
+    "feature_names_in_": _are_names}
+
+
+def _check_books(books: Mapping[str, Any], goes_on: bool) -> None:
+    """ValueError unless a fitted estimator of a file has the books that its methods use."""
+    needed = ALWAYS | GOING_ON if goes_on else ALWAYS
+    for name, holds in (ALWAYS | GOING_ON | SOMETIMES).items():
+        if name not in books and name in needed:
+            raise ValueError(f"its {name} is missing")
+        if name in books and not holds(books[name]):
+            raise ValueError(f"its {name} cannot be {str(books[name])[:100]}")
 
 
 def _known(fitted: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 import fastnet as fn  # noqa: E402
 from fastnet import sklearn as ours  # noqa: E402
 from fastnet._fitting import Samples  # noqa: E402
+from fastnet._state_file import read_state, write_state  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
               pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1")]
@@ -289,6 +290,56 @@ def test_callbacks_are_called():
 
     own, *_ = trained("classes", callbacks=[Stops()])
     assert own.n_iter_ == Stops.seen == 5
+
+
+@pytest.mark.parametrize("options", [
+    {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.5},
+    {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 0.01,
+     "learning_rate_init": 0.1},
+    {"early_stopping": True, "n_iter_no_change": 4, "learning_rate_init": 0.02, "dropout": 0.1},
+    {"n_iter_no_change": 3, "tol": 0.02, "shuffle": False, "batch_size": 40}], ids=str)
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_a_fit_goes_on_from_a_checkpoint_with_the_same_bits(kind, options, tmp_path):
+    x, y, *_ = problem(kind)
+
+    def fitted(epochs, *callbacks):
+        return trained(kind, max_iter=epochs, callbacks=list(callbacks), **options)[0]
+
+    whole, path = fitted(80), tmp_path / "fit"
+    fitted(3, fn.callbacks.Checkpoint(path))
+    for _ in range(2):                          # the second time there is nothing left to do
+        rest = fitted(80, fn.callbacks.Checkpoint(path, resume=True))
+        assert all(map(np.array_equal, rest.coefs_ + rest.intercepts_,
+                       whole.coefs_ + whole.intercepts_))
+        for name in (*ours.OF_EPOCHS, "classes_"):
+            if hasattr(whole, name):
+                assert np.array_equal(getattr(rest, name), getattr(whole, name)), name
+        assert vars(rest.history_) == vars(whole.history_)
+    if "early_stopping" in options:
+        return
+    whole.partial_fit(x, y)
+    with pytest.raises(ValueError, match=r"does not support Checkpoint\(resume=True\)"):
+        rest.partial_fit(x, y)
+    rest.set_params(callbacks=[fn.callbacks.Checkpoint(path)]).partial_fit(x, y)
+    assert np.array_equal(rest.coefs_[0], whole.coefs_[0]) and rest.t_ == whole.t_
+
+
+@pytest.mark.parametrize("changed", [
+    lambda kept: kept["books"].pop("t_"), lambda kept: kept["books"].update(more=1),
+    lambda kept: kept["books"].update(t_=-1), lambda kept: kept["books"].update(loss_curve_=["a"]),
+    lambda kept: kept["books"].update(validation_scores_=None), lambda kept: kept.pop("best"),
+    lambda kept: kept["best"].pop(), lambda kept: kept["books"].update(best_loss_=1.0)])
+def test_60_61_a_checkpoint_whose_books_are_made_up(changed, tmp_path):
+    checkpoint = fn.callbacks.Checkpoint(tmp_path / "fit", resume=True)
+    own, x, y = trained("classes", early_stopping=True, callbacks=[checkpoint])
+    state = read_state(checkpoint.path, "network")
+    changed(dict(state["fit"]["callbacks"])["_Convergence"])
+    write_state(checkpoint.path, "network", state)
+    before = own.predict_proba(x), own.t_, list(own.loss_curve_)
+    with pytest.raises(fn.ModelFileError, match="does not fit this network"):
+        own.fit(x, y)
+    assert np.array_equal(own.predict_proba(x), before[0])
+    assert (own.t_, own.loss_curve_) == before[1:]
 
 
 @each_problem
