@@ -73,6 +73,8 @@ KEPT_LOSSES = 1000      # of the latest calls of partial_fit, so that memory doe
 ACTIVATIONS = {"logistic": "sigmoid"}           # their word and ours
 NOT_BY_LBFGS = ("dropout", "weight_decay", "clip_norm", "callbacks")
 THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
+OF_OPTIMIZER = ("solver", "learning_rate", "learning_rate_init", "power_t", "momentum",
+                "nesterovs_momentum", "beta_1", "beta_2", "epsilon", "weight_decay", "clip_norm")
 UNKEPT = ("_quick", "_in_use", "_has_stepped")      # attributes that copies do without
 
 
@@ -86,6 +88,7 @@ class _Conventions:
     """What both of their optimizers share: the gradient's factor, and each step's own decay."""
 
     _lr: float
+    options: dict[str, Any]         # parameters of the estimator that it was made for, as of then
     factor = 1.0
     decays: Any = 0.0
 
@@ -330,10 +333,16 @@ class _Convergence(Callback):
             print(f"Iteration {own.n_iter_}, loss = {own.loss_:.8f}")
         self._count()
         optimizer = own._optimizer
-        if own.solver == "sgd" and own.learning_rate == "invscaling":
-            optimizer.lr = float(own.learning_rate_init) / (own.t_ + 1) ** own.power_t
+        if self._changes_rate("invscaling"):
+            of = optimizer.options
+            optimizer.lr = float(of["learning_rate_init"]) / (own.t_ + 1) ** of["power_t"]
         if own._no_improvement_count > own.n_iter_no_change:
             self._stop(optimizer)
+
+    def _changes_rate(self, way: str) -> bool:
+        """Return whether the learning rate changes in this way."""
+        options = self.estimator._optimizer.options
+        return bool(options["solver"] == "sgd" and options["learning_rate"] == way)
 
     def _count(self) -> None:
         """Count the epochs in a row that were not better by tol, as they do."""
@@ -352,7 +361,7 @@ class _Convergence(Callback):
         what = "Training loss" if self.validation is None else "Validation score"
         message = (f"{what} did not improve more than tol={own.tol:f} for {own.n_iter_no_change} "
                    "consecutive epochs.")
-        adaptive = own.solver == "sgd" and own.learning_rate == "adaptive"
+        adaptive = self._changes_rate("adaptive")
         if adaptive and optimizer.lr > 1e-6:
             optimizer.lr = optimizer.lr / 5
             own._no_improvement_count = 0
@@ -517,13 +526,21 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _make_optimizer(self, factor: float) -> _SGD | _Adam:
         clip = None if self.clip_norm is None else self.clip_norm / factor
+        optimizer: _SGD | _Adam
         if self.solver == "sgd":
             if self.weight_decay:
                 raise ValueError("weight_decay needs solver='adam', which becomes AdamW with it")
-            return _SGD(self.learning_rate_init, self.momentum, self.nesterovs_momentum, factor,
-                        clip_norm=clip)
-        return _Adam(self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon,
-                     self.weight_decay, factor, clip_norm=clip)
+            optimizer = _SGD(self.learning_rate_init, self.momentum, self.nesterovs_momentum,
+                             factor, clip_norm=clip)
+        else:
+            optimizer = _Adam(self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon,
+                              self.weight_decay, factor, clip_norm=clip)
+        optimizer.options = self._optimizer_options()
+        return optimizer
+
+    def _optimizer_options(self) -> dict[str, Any]:
+        """Return the parameters that an optimizer is made of."""
+        return {name: getattr(self, name) for name in OF_OPTIMIZER}
 
     # ---- Fitting -------------------------------------------------------------------------------
 
@@ -841,7 +858,8 @@ class _MLP(BaseMultilayerPerceptron):
             self._synchronise()
             optimizer = getattr(self, "_optimizer", None)
             network = self.network_._file_state(False) | {
-                "optimizer": optimizer and optimizer._state(self.network_.layers)}
+                "optimizer": optimizer and optimizer._state(self.network_.layers) | {
+                    "options": optimizer.options}}
             about |= {"books": {name: _in_words(getattr(self, name)) for name in SAVED_BOOKS
                                 if hasattr(self, name)},
                       "history": vars(getattr(self, "history_", History()))}
@@ -876,13 +894,23 @@ class _MLP(BaseMultilayerPerceptron):
             raise ValueError("the network does not fit the estimator")
         _check_books(vars(self), state["optimizer"] is not None)
         if state["optimizer"] is not None:
-            self._optimizer = self._make_optimizer(self._scales()[0])
+            # Older files do not say what it was made of.
+            made_of = type(self)(**state["optimizer"].get("options", self._optimizer_options()))
+            made_of._validate_params()
+            self._optimizer = made_of._make_optimizer(self._scales()[0])
             at_once(self._optimizer._restored(self.network_.layers, state["optimizer"]))
 
     def __getstate__(self) -> dict[str, Any]:
         with self._use:                         # refused while another thread fits
             state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name not in UNKEPT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickle; optimizers of older versions do not say what they were made of."""
+        super().__setstate__(state)
+        optimizer = vars(self).get("_optimizer")
+        if optimizer is not None and not hasattr(optimizer, "options"):
+            optimizer.options = self._optimizer_options()
 
     def _fit_lbfgs(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> None:
         """Minimise the loss of all samples at once, by SciPy.
@@ -1202,9 +1230,9 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
                     classes: Any = None) -> MLPClassifier:
         """Go through the samples once.
 
-        The optimizer, with `learning_rate_init`, `momentum`, `nesterovs_momentum`, `beta_1`,
-        `beta_2`, `epsilon`, `weight_decay` and `clip_norm`, is that of the last `fit` or the first
-        call, as scikit-learn's is.
+        The optimizer, with `solver`, `learning_rate`, `learning_rate_init`, `power_t`, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2`, `epsilon`, `weight_decay` and `clip_norm`, is that
+        of the last `fit` or the first call, as scikit-learn's is.
 
         Parameters
         ----------

@@ -772,7 +772,9 @@ def test_names_of_features(path):
     ("estimator/y_type", "multilabel-indicator!"), ("estimator/y_type", None),
     ("estimator/random_state", 3), ("estimator/random_state", {"state": {"pos": 10**6}}),
     ("network/layers", lambda layers: layers[1:]), ("network/layers", lambda layers: layers[:-1]),
-    ("optimizer/name", "_SGD"), ("optimizer/steps", -1)])
+    ("optimizer/name", "_SGD"), ("optimizer/steps", -1), ("optimizer/options", 3),
+    ("optimizer/options/more", 1), ("optimizer/options/solver", "sgd"),
+    ("optimizer/options/power_t", "1"), ("optimizer/options/momentum", 5)])
 def test_estimators_whose_parts_do_not_fit(way, value, path):
     own = make_estimator("MLPClassifier")
     own.fit(np.random.default_rng(2).normal(size=(60, 5)), some_targets("labels")).save(path)

@@ -164,6 +164,27 @@ def test_partial_fit_is_theirs(kind):
     assert_equal_results(their, own, x)
 
 
+@pytest.mark.parametrize("learning_rate, changed", [
+    ("invscaling", {"learning_rate_init": 0.5}), ("invscaling", {"power_t": 2.0}),
+    ("invscaling", {"learning_rate": "constant"}), ("constant", {"learning_rate": "invscaling"}),
+    ("adaptive", {"learning_rate": "constant"})], ids=str)
+def test_learning_rates_of_partial_fit_are_theirs(learning_rate, changed):
+    """Those of the first call count."""
+    x, y, *_ = problem("numbers")
+
+    def parts(estimator):
+        for _ in range(3):
+            estimator.partial_fit(x, y)
+        estimator.set_params(**changed)
+        for _ in range(8):
+            estimator.partial_fit(x, y)
+
+    their, own, *_ = both("numbers", fit=parts, solver="sgd", learning_rate=learning_rate,
+                          learning_rate_init=0.1, n_iter_no_change=2, tol=1.0)
+    assert own._optimizer.learning_rate == pytest.approx(their._optimizer.learning_rate)
+    assert_equal_results(their, own, x)
+
+
 @each_problem
 def test_warm_start_is_theirs(kind):
     x, y, *_ = problem(kind)
@@ -394,6 +415,26 @@ def test_copies_go_on_alike(kind):
     unfitted = pickle.loads(pickle.dumps(clone(own)))
     with pytest.raises(NotFittedError):
         unfitted.predict(x)
+
+
+@pytest.mark.parametrize("solver, changed", [
+    ("adam", {"solver": "sgd"}), ("adam", {"beta_1": 0.5}), ("adam", {"beta_2": 0.5}),
+    ("adam", {"epsilon": 0.1}), ("adam", {"weight_decay": 0.3}), ("adam", {"clip_norm": 1e-3}),
+    ("sgd", {"solver": "adam"}), ("sgd", {"momentum": 0.1}), ("sgd", {"nesterovs_momentum": False}),
+    ("sgd", {"learning_rate_init": 0.5}), ("sgd", {"power_t": 2.0}),
+    ("sgd", {"learning_rate": "constant"})], ids=str)
+def test_the_optimizer_stays_what_it_was_made_as(solver, changed, tmp_path):
+    """In copies and files as well, whatever parameters are set before."""
+    own, x, y = trained("numbers", solver=solver, learning_rate="invscaling")
+    plain = copy.deepcopy(own)
+    own.set_params(**changed).save(tmp_path / "model")
+    for one in (plain, own, loaded := fn.load(tmp_path / "model"), pickle.loads(pickle.dumps(own))):
+        for _ in range(3):
+            one.partial_fit(x, y)
+        assert all(map(np.array_equal, one.coefs_, plain.coefs_))
+    loaded.save(tmp_path / "model")
+    assert fn.load(tmp_path / "model").fit(x, y).predict(x).tolist() == own.fit(
+        x, y).predict(x).tolist()
 
 
 def test_weights_that_were_put_in_by_hand_count():
