@@ -681,7 +681,8 @@ class _MLP(BaseMultilayerPerceptron):
         target = labels if self.out_activation_ == "softmax" else self._target(labels)
         tally = quick.trainer.tally()
         with self._use.exclusive, self.network_._use.training:
-            quick.trainer.train_on(Portion(X, target, None), len(X), "", 0, tally, True)
+            order = quick.order(len(X))
+            quick.trainer.train_on(Portion(X, target, None, order), len(X), "", 0, tally, True)
         if quick.trainer.diverged:
             self._quick = None                  # the next call begins with another trainer
             raise ValueError(NOT_FINITE)
@@ -1034,22 +1035,36 @@ class _Quick:
         self._labels = estimator.out_activation_ == "softmax"
         self._parameters_of = attrgetter(*estimator._get_param_names())
         self._parameters = self._parameters_of(estimator)
+        self._source, self._shuffles = estimator.random_state, estimator.shuffle
+        self._order: np.ndarray | None = None           # the last
         self._usable = estimator.n_outputs_ == 1        # of numbers: a column of them
+        self._kinds = "iuf"                             # of what targets may be
         if is_classifier(estimator):
-            binarizer = estimator._label_binarizer
-            self._usable = not binarizer.y_type_.startswith("multilabel")
+            # With warm_start all classes have to be there, each time.
+            self._usable = not (estimator.warm_start or
+                                estimator._label_binarizer.y_type_.startswith("multilabel"))
+            self._kinds = "UO" if estimator.classes_.dtype.kind in "UO" else "biuf"
             self._index = {label: i for i, label in enumerate(estimator.classes_.tolist())}
 
     def is_of(self, estimator: Any) -> bool:
         """Return whether the estimator has the parameters that it had then."""
         return all(map(is_, self._parameters, self._parameters_of(estimator)))
 
+    def order(self, n: int) -> np.ndarray | None:
+        """Return the order of samples that a checked call draws; for a seed it is always one."""
+        if not self._shuffles:
+            return None
+        seeded = isinstance(self._source, Integral)
+        if self._order is None or len(self._order) != n or not seeded:
+            self._order = _Orders(check_random_state(self._source), n).permutation(n)
+        return self._order
+
     def encoded(self, y: np.ndarray) -> np.ndarray | None:
         """Return targets of plain arrays as labels or rows; None for what has to be checked."""
-        if not self._usable:
+        if not self._usable or y.dtype.kind not in self._kinds:
             return None
         if self._index is None:
-            return y.reshape(-1, 1) if y.dtype.kind in "iuf" and np.isfinite(y).all() else None
+            return y.reshape(-1, 1) if np.isfinite(y).all() else None
         try:
             found = np.array([self._index[label] for label in y.tolist()], np.intp)
         except (KeyError, TypeError):

@@ -1026,6 +1026,51 @@ def test_13_15_21_26_27_other_doors_refuse(name):
                              "Complex data|sequence|masked array|scalar array|None")
 
 
+def quick_estimator(kind="MLPClassifier"):
+    """One whose next `partial_fit` on plain arrays leaves scikit-learn's checks out."""
+    model = make_estimator(kind, ANSWERS[kind])
+    return model.partial_fit(X, ANSWERS[kind])
+
+
+QUICK_REFUSES = {
+    # row: (estimator, X, y, the error, what it says)
+    "13": ("MLPClassifier", X + 0j, Y, ValueError, "Complex data not supported"),
+    "13 labels": ("MLPClassifier", X, Y + 0j, ValueError, "Complex data not supported"),
+    "13 objects": ("MLPClassifier", X, (Y + 0j).astype(object), TypeError, "'complex'"),
+    "13 numbers": ("MLPRegressor", X, X[:, 0] + 0j, ValueError, "Complex data not supported"),
+    "21": ("MLPClassifier", np.ma.array(X, mask=X > 1), Y, TypeError,
+           "X must be a plain array, got a masked array"),
+    "21 labels": ("MLPClassifier", X, np.ma.array(Y, mask=Y > 1), TypeError,
+                  "y must be a plain array, got a masked array"),
+    "21 no label masked": ("MLPClassifier", X, np.ma.array(Y), TypeError,
+                           "y must be a plain array, got a masked array"),
+    "21 numbers": ("MLPRegressor", X, np.ma.array(X[:, 0], mask=Y > 1), TypeError,
+                   "y must be a plain array, got a masked array"),
+    "22": ("MLPClassifier", X.view(np.matrix), Y, TypeError, "np.matrix is not supported"),
+    "22 labels": ("MLPClassifier", X, Y[:, None].view(np.matrix), TypeError,
+                  "np.matrix is not supported"),
+    "22 numbers": ("MLPRegressor", X, X[:, :1].view(np.matrix), TypeError,
+                   "np.matrix is not supported"),
+    "34": ("MLPClassifier", X, np.where(Y, Y, np.nan), ValueError, "Input y contains NaN"),
+    "34 numbers": ("MLPRegressor", X, np.where(Y, 1, np.nan), ValueError, "Input y contains NaN"),
+    "34 infinity": ("MLPRegressor", X, np.where(Y, 1, np.inf), ValueError,
+                    "Input y contains infinity"),
+    "37": ("MLPClassifier", np.where(X > 1, np.float32(np.nan), X), Y, ValueError,
+           "Input X contains NaN"),
+    "37 infinity": ("MLPRegressor", np.where(X > 1, np.float32(np.inf), X), X[:, 0], ValueError,
+                    "Input X contains infinity"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("name", QUICK_REFUSES)
+def test_13_21_22_34_37_estimators_refuse_in_a_second_partial_fit(name):
+    pytest.importorskip("sklearn")
+    kind, x, y, error, match = QUICK_REFUSES[name]
+    model = quick_estimator(kind)
+    refuse_by_estimators([(name, model, lambda: model.partial_fit(x, y))], error, match)
+
+
 def test_15_estimators_take_objects_that_are_numbers_as_theirs_do():
     pytest.importorskip("sklearn")
     model = make_estimator()

@@ -164,6 +164,40 @@ def test_partial_fit_is_theirs(kind):
     assert_equal_results(their, own, x)
 
 
+@pytest.mark.parametrize("seed", [3, "shared", "NumPy's"])
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_random_numbers_of_partial_fit_are_theirs(kind, seed):
+    """Those of a source that others share too, where all samples are but one batch."""
+    x, y, *_ = problem(kind)
+    more = {"classes": np.unique(y)} if kind == "classes" else {}
+    sources, results = [], []
+    for module, copies in ((theirs, False), (ours, False), (ours, True)):
+        np.random.seed(3)
+        source = {"shared": np.random.RandomState(3), "NumPy's": None}.get(seed, seed)
+        one = getattr(module, problem(kind)[2])(
+            hidden_layer_sizes=(7,), random_state=source, batch_size=50)
+        for rows in (40, 40, 1, 40, 150):
+            one.partial_fit(x[:rows], y[:rows], **more)
+            one = pickle.loads(pickle.dumps(one)) if copies else one
+        results.append(one.coefs_[0])
+        drawn = np.random if seed == "NumPy's" else one.random_state
+        sources.append(seed if seed == 3 else drawn.random_sample())
+    assert sources[0] == sources[1] == sources[2]
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-10)
+    assert np.array_equal(results[1], results[2])       # which checks each call
+
+
+def test_a_warm_partial_fit_wants_all_classes_as_theirs_does():
+    x, y, *_ = problem("classes")
+    for module in (theirs, ours):
+        one = module.MLPClassifier(warm_start=True, random_state=0)
+        for _ in range(2):
+            one.partial_fit(x, y, classes=[0, 10, 20, 30])
+        for given in (x[y > 0], x[y > 0].tolist()):
+            with pytest.raises(ValueError, match="same classes as in the previous call"):
+                one.partial_fit(given, y[y > 0])
+
+
 @pytest.mark.parametrize("learning_rate, changed", [
     ("invscaling", {"learning_rate_init": 0.5}), ("invscaling", {"power_t": 2.0}),
     ("invscaling", {"learning_rate": "constant"}), ("constant", {"learning_rate": "invscaling"}),
