@@ -431,6 +431,14 @@ class _MLP(BaseMultilayerPerceptron):
 
     # ---- From words to a network ---------------------------------------------------------------
 
+    def _sizes(self) -> list[int]:
+        """Return the width of each hidden layer."""
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if np.any(np.array(sizes) <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return sizes
+
     def _activations(self, n_hidden: int) -> list[str]:
         """Return the name of each hidden layer's activation."""
         names = self.activation
@@ -581,10 +589,7 @@ class _MLP(BaseMultilayerPerceptron):
         self, X: Any, y: Any, sample_weight: Any, incremental: bool,
         validation: tuple[Any, Any] | None, ranks: Ranks | None,
     ) -> Any:
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        sizes = self._sizes()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if incremental and any(isinstance(callback, Checkpoint) and callback.resume
@@ -1412,10 +1417,10 @@ def _known(fitted: Any) -> dict[str, Any]:
 
 
 def _taken_over(to: Any, fitted: Any) -> Any:
-    """Give an estimator the books and copies of the weights of a fitted one."""
+    """Give an estimator copies of the books and the weights of a fitted one."""
     for name in (*BOOKS, "classes_", "_label_binarizer"):
         if hasattr(fitted, name):
-            setattr(to, name, getattr(fitted, name))
+            setattr(to, name, copy.deepcopy(getattr(fitted, name)))
     to.coefs_ = [coef.copy() for coef in fitted.coefs_]
     to.intercepts_ = [bias.copy() for bias in fitted.intercepts_]
     return to
@@ -1433,7 +1438,10 @@ def _given_back(own: Any, kind: Any) -> Any:
                          f"{parameters['activation']!r}")
     with own._use:
         own._synchronise()
-        return _taken_over(kind(**{name: parameters[name] for name in kind().get_params()}), own)
+        own._check_built(own._sizes())
+        found = _taken_over(kind(**{name: parameters[name] for name in kind().get_params()}), own)
+    found._best_coefs, found._best_intercepts = copy.deepcopy((found.coefs_, found.intercepts_))
+    return found
 
 
 def _in_words(value: Any) -> Any:

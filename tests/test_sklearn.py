@@ -435,6 +435,31 @@ def test_conversion_both_ways(kind):
             trained(kind, **options)[0].to_sklearn()
 
 
+@pytest.mark.parametrize("options, changed", [
+    ({"activation": "gelu"}, {"activation": "relu"}), ({}, {"activation": "tanh"}),
+    ({"layer_norm": True}, {"layer_norm": False}), ({"dropout": 0.1}, {"dropout": 0.0}),
+    ({}, {"hidden_layer_sizes": (5,)})], ids=str)
+def test_what_was_set_after_the_fit_does_not_go_to_scikit_learn(options, changed):
+    own, *_ = trained("classes", **options)
+    own.set_params(**changed)
+    with pytest.raises(ValueError, match=f"{next(iter(changed))} was not"):
+        own.to_sklearn()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_conversions_share_nothing_and_go_on_where_it_is_warm(early):
+    own, x, y = trained("classes", warm_start=True, early_stopping=early)
+    their = own.to_sklearn()
+    back = ours.MLPClassifier.from_sklearn(their)
+    before = [pickle.dumps(one) for one in (own, back)]
+    their.fit(x, y)
+    assert [pickle.dumps(one) for one in (own, back)] == before
+    own.fit(x, y)
+    np.testing.assert_allclose(own.loss_curve_, their.loss_curve_, rtol=0, atol=1e-8)
+    back.fit(x, y)
+    assert back.loss_curve_ == own.loss_curve_
+
+
 # ---- Copies, weights by hand, memory ---------------------------------------------------------
 
 @each_problem
