@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
 from operator import attrgetter, is_
@@ -27,7 +28,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import check_consistent_length, check_random_state, compute_sample_weight
+from sklearn.utils import (
+    assert_all_finite,
+    check_consistent_length,
+    check_random_state,
+    compute_sample_weight,
+)
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.optimize import _check_optimize_result
@@ -40,7 +46,7 @@ from sklearn.utils.validation import (
 )
 
 from fastnet import activations
-from fastnet._convert import copying, numeric, set_random_state, within
+from fastnet._convert import _holds_mask, copying, numeric, set_random_state, within
 from fastnet._distributed import SharedFitting
 from fastnet._engine import Use
 from fastnet._fitting import Fitting, Portion, Samples, Tally
@@ -402,10 +408,30 @@ class _Convergence(Callback):
 
 # ---- The estimators ----------------------------------------------------------------------------
 
-def _check_unmasked(value: Any, name: str) -> None:
-    """TypeError for a masked array, whose mask scikit-learn does not see."""
-    if isinstance(value, np.ma.MaskedArray):
-        numeric(value, name)
+@contextmanager
+def _naming(**given: Any) -> Iterator[None]:
+    """Refuse by name what scikit-learn does not: masks, and whole numbers too large for floats."""
+    for name, value in given.items():
+        if _holds_mask(value):
+            numeric(value, name)
+    try:
+        yield
+    except OverflowError as error:
+        for name, value in given.items():
+            if _overflows(value):
+                raise ValueError(f"{name} holds a number too large for float64") from error
+        raise
+
+
+def _overflows(value: Any) -> bool:
+    """Return whether there is a whole number in it that no float holds."""
+    try:
+        np.asarray(value, np.float64)
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        pass
+    return False
 
 
 EXTRA: dict[str, list[Any]] = {
@@ -564,13 +590,11 @@ class _MLP(BaseMultilayerPerceptron):
     ) -> Any:
         """Fit; what fails before the first step leaves the estimator as it was."""
         X_val, y_val = validation or (None, None)
-        for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight),
-                            ("X_val", X_val), ("y_val", y_val)):
-            _check_unmasked(value, name)
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val must be given together, got "
                              f"{'y_val' if X_val is None else 'X_val'} alone")
-        with self._use.exclusive:
+        with (_naming(X=X, y=y, sample_weight=sample_weight, X_val=X_val, y_val=y_val),
+              self._use.exclusive):
             before, self._has_stepped = dict(vars(self)), False
             try:
                 return self._fit_alone(X, y, sample_weight, incremental, validation, ranks)
@@ -810,7 +834,8 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _labels(self, y: Any, name: str) -> np.ndarray:
         """Return labels as an array; ValueError for a class that the estimator does not know."""
-        found: np.ndarray = np.asarray(y)
+        found: np.ndarray = check_array(
+            y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name=name)
         if self._label_binarizer.y_type_.startswith("multilabel"):
             self._check_outputs(found.reshape(len(found), -1), name)
             return found
@@ -984,9 +1009,9 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """Return what the output activation makes of the scores, for all that predicts."""
-        _check_unmasked(X, "X")
-        if check_input:
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        with _naming(X=X):
+            if check_input:
+                X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         with self._use:
             self._synchronise()
             return _outputs(self.out_activation_, self.network_.predict(self._as_taken(X)))
@@ -1000,9 +1025,8 @@ class _MLP(BaseMultilayerPerceptron):
         y : array_like (n,) or (n, n_outputs)
         sample_weight : array_like (n,), optional
         """
-        for name, value in (("X", X), ("y", y), ("sample_weight", sample_weight)):
-            _check_unmasked(value, name)
-        return float(super().score(X, y, sample_weight=sample_weight))
+        with _naming(X=X, y=y, sample_weight=sample_weight):
+            return float(super().score(X, y, sample_weight=sample_weight))
 
     def _predict(self, X: Any, check_input: bool = True) -> np.ndarray:
         with self._use:                         # until scores have become answers
@@ -1263,7 +1287,8 @@ class MLPClassifier(_MLP, theirs.MLPClassifier):
             All classes that will ever come; needed in the first call.
         """
         if sample_weight is not None or not self._quick_step(X, y, classes):
-            super().partial_fit(X, y, sample_weight=sample_weight, classes=classes)
+            with _naming(y=y, classes=classes):     # which theirs looks at before `_fit`
+                super().partial_fit(X, y, sample_weight=sample_weight, classes=classes)
             if self._quick is not None:
                 self._quick.classes = classes
         return self
@@ -1324,6 +1349,12 @@ class MLPRegressor(_MLP, theirs.MLPRegressor):
         self.dropout, self.weight_decay, self.clip_norm = dropout, weight_decay, clip_norm
         self.layer_norm, self.callbacks, self.dtype = layer_norm, callbacks, dtype
         self.n_threads = n_threads
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        """Return samples and finite numbers; theirs lets some objects become infinite or NaN."""
+        X, y = super()._validate_input(X, y, incremental, reset)
+        assert_all_finite(y, input_name="y")
+        return X, y
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None,

@@ -157,6 +157,17 @@ def weights_through_estimators(weights, **options):
                 lambda model=model, door=door, y=answers: quiet(lambda: door(model, X, y, weights)))
 
 
+def answers_through_estimators(kind, y, good=None):
+    """Likewise with `y` as targets of one kind of estimator; `good`: what it has learnt before."""
+    good = ANSWERS[kind] if good is None else good
+    doors = {**FITS, "fit with these for validation": lambda m, x, y: m.fit(
+        x, good, X_val=x, y_val=y)}
+    for name, door in doors.items():
+        model = make_estimator(kind, good)
+        yield f"{kind}.{name}", model, (
+            lambda model=model, door=door: quiet(lambda: door(model, X, y)))
+
+
 # ---- The command line --------------------------------------------------------------------------
 
 def command(*arguments):

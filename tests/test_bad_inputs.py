@@ -31,6 +31,7 @@ from doors import (
     Own,
     X,
     Y,
+    answers_through_estimators,
     command,
     estimator_state,
     labels_for,
@@ -1082,13 +1083,22 @@ def test_15_estimators_take_objects_that_are_numbers_as_theirs_do():
 def test_21_estimators_and_masks():
     """scikit-learn would not see the mask."""
     pytest.importorskip("sklearn")
+    from sklearn.base import clone
     masked = np.ma.array(X, mask=X > 1)
-    refuse_by_estimators(through_estimators(masked), TypeError,
-                         "X(_val)? must be a plain array, got a masked array")
+    for form in (masked, list(masked)):
+        refuse_by_estimators(through_estimators(form), TypeError,
+                             "X(_val)? must be a plain array, got a masked array")
     model = make_estimator()
     labels, weights = np.ma.array(Y, mask=Y > 1), np.ma.ones(len(Y))
     for call, name in ((lambda: model.fit(X, labels), "y"),
+                       (lambda: model.fit(X, list(labels)), "y"),
+                       (lambda: model.fit(X, [np.ma.array(y, mask=True) for y in Y]), "y"),
                        (lambda: model.partial_fit(X, labels), "y"),
+                       (lambda: clone(model).partial_fit(X, list(labels), classes=[0, 1, 2]), "y"),
+                       (lambda: clone(model).partial_fit(
+                           X, Y, classes=np.ma.array([0, 1, 2], mask=[0, 0, 1])), "classes"),
+                       (lambda: model.fit(X, Y, list(weights[:, None])), "sample_weight"),
+                       (lambda: model.fit(X, Y, X_val=X, y_val=list(labels)), "y_val"),
                        (lambda: model.fit(X, Y, weights), "sample_weight"),
                        (lambda: model.fit(X, Y, X_val=X, y_val=labels), "y_val"),
                        (lambda: model.score(X, labels), "y"),
@@ -1138,6 +1148,15 @@ def test_22_24_other_doors_and_matrices():
         refuse(targets_through_networks(kind(np.eye(3)[Y])), TypeError, r"call toarray\(\)")
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_22_estimators_and_matrices_of_answers():
+    pytest.importorskip("sklearn")
+    for kind, answers in ANSWERS.items():
+        refuse_by_estimators(
+            answers_through_estimators(kind, answers[:, None].view(np.matrix)), TypeError,
+            "np.matrix is not supported")
+
+
 def test_24_estimators_take_sparse_matrices_as_theirs_do():
     pytest.importorskip("sklearn")
     sparse = pytest.importorskip("scipy.sparse")
@@ -1179,6 +1198,22 @@ def test_27_estimators_and_numbers_too_large_for_their_dtype():
     with pytest.raises(ValueError, match=r"y\[3, 0\] is 1e\+39, too large for float32"):
         make_estimator("MLPRegressor", x[:, 1], dtype="float32")
     assert np.isfinite(make_estimator("MLPRegressor", Y).predict(np.abs(x) ** 0.1)).all()
+
+
+def test_27_estimators_and_whole_numbers_too_large_for_floats():
+    pytest.importorskip("sklearn")
+    x = X.tolist()
+    x[3][1] = 10**400
+    message = "^{} (holds a number too large for float64|must hold real numbers, got dtype object)"
+    refuse_by_estimators(through_estimators(x), ValueError, message.format("X(_val)?"))
+    weights = [1] * (N - 1) + [10**400]
+    refuse_by_estimators(weights_through_estimators(weights), ValueError,
+                         message.format("sample_weight"))
+    refuse_by_estimators(answers_through_estimators("MLPRegressor", weights), ValueError,
+                         message.format("y(_val)?"))
+    model = make_estimator("MLPRegressor", X[:, 0])
+    with pytest.raises(ValueError, match=message.format("y")):
+        model.score(X, weights)
 
 
 # ---- Targets through the other doors -----------------------------------------------------------
@@ -1243,6 +1278,19 @@ def test_30_34_estimators_and_labels_that_are_none():
                      lambda wrong=wrong: make_estimator().partial_fit(X, wrong)):
             with pytest.raises(ValueError, match=match):
                 call()
+
+
+@pytest.mark.parametrize("wrong, what", [
+    (None, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_26_34_estimators_and_objects_that_are_no_numbers(wrong, what, columns):
+    """scikit-learn's regressors make NaN and infinity of them after they have looked."""
+    pytest.importorskip("sklearn")
+    numbers = np.ones((N, columns), object)
+    answers = numbers.astype(float)
+    numbers[3, columns - 1] = wrong
+    refuse_by_estimators(answers_through_estimators("MLPRegressor", numbers, answers), ValueError,
+                         f"Input y(_val)? contains {what}")
 
 
 WRONG_VALIDATION = {
