@@ -320,13 +320,19 @@ class _Orders:
 class _Convergence(Callback):
     """What they do at the end of an epoch: keep books, and stop where nothing gets better."""
 
-    def __init__(self, estimator: Any, n: int, validation: Any, grows: bool) -> None:
-        self.estimator, self.n, self.validation, self.grows = estimator, n, validation, grows
+    def __init__(
+        self, estimator: Any, trainer: _Trainer, n: int, validation: Any, grows: bool
+    ) -> None:
+        self.estimator, self.trainer, self.n = estimator, trainer, n
+        self.validation, self.grows = validation, grows
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Look at the loss, or the validation score."""
         assert logs is not None
         own = self.estimator
+        if self.trainer.diverged and self.validation is None:
+            self.model.stop_training = True     # with an error: there is nothing to go back to
+            return
         own.n_iter_ += 1
         own.loss_ = logs["loss"] * own._report
         own.t_ += self.n
@@ -763,7 +769,7 @@ class _MLP(BaseMultilayerPerceptron):
         self.n_iter_ = 0
         self.validation_loss_curve_: list[float] = []
         trainer.constants = self._constants(target)
-        books = _Convergence(self, n, held_out, not incremental)
+        books = _Convergence(self, trainer, n, held_out, not incremental)
         fitting = (Fitting if ranks is None else partial(SharedFitting, ranks, True))(
             self.network_, trainer, Samples(X, target, weights), samples, rows=batch_size,
             epochs=1 if incremental else self.max_iter, epoch=0,
@@ -795,7 +801,7 @@ class _MLP(BaseMultilayerPerceptron):
             raise ValueError(NOT_FINITE)
         if (incremental and weights is None and not self.callbacks and not self.verbose
                 and self.out_activation_ != "exp" and not hasattr(self, "feature_names_in_")):
-            self._quick = _Quick(self, trainer, books)
+            self._quick = _Quick(self, books)
         if self.early_stopping:
             at_once(copying((value for _, value, _ in self.network_.parameters()), self._best))
 
@@ -1055,8 +1061,8 @@ class _MLP(BaseMultilayerPerceptron):
 class _Quick:
     """What a checked `partial_fit` leaves for the next ones."""
 
-    def __init__(self, estimator: Any, trainer: _Trainer, books: _Convergence) -> None:
-        self.trainer, self.books = trainer, books
+    def __init__(self, estimator: Any, books: _Convergence) -> None:
+        self.trainer, self.books = books.trainer, books
         self.classes: Any = None        # as the checked call gave them
         self.features, self.dtype = estimator.n_features_in_, estimator.network_.dtype
         self.most = 200 if estimator.batch_size == "auto" else estimator.batch_size

@@ -742,6 +742,25 @@ def test_38_steps_go_on_after_one_that_diverged():
             assert not np.array_equal(own.predict(x), before)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("learning_rate", ["invscaling", "adaptive"])
+@pytest.mark.parametrize("warm", [False, True])
+def test_38_a_first_step_that_diverges_leaves_the_estimator_as_it_was(warm, learning_rate):
+    """Books, the learning rate and all."""
+    own, x, y = trained("numbers", warm_start=warm, solver="sgd", learning_rate=learning_rate)
+    own.set_params(n_iter_no_change=1, tol=10.0)
+    for go_on in (own.fit, own.partial_fit)[not warm:]:
+        for _ in range(3):
+            before = {**vars(own), "loss_curve_": list(own.loss_curve_)}
+            rate, predicted = own._optimizer.lr, own.predict(x)
+            with pytest.raises(ValueError, match="non-finite"):
+                go_on(np.full_like(x, 1e200), y, np.ones(len(x)))
+            for name in (*BOOKS, "validation_loss_curve_"):
+                assert getattr(own, name, None) == before.get(name), name
+            assert own._optimizer is before["_optimizer"] and own._optimizer.lr == rate
+            assert np.array_equal(own.predict(x), predicted)
+
+
 def test_one_class_is_predicted():
     x = problem("classes")[0]
     for their, own in [[module.MLPClassifier(max_iter=3, random_state=0).fit(x, ["a"] * 150)
