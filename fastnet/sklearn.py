@@ -248,6 +248,7 @@ class _Trainer(Trainer):
         if weights is not None:
             weights = weights if portion.order is None else weights[portion.order]
             sizes = np.add.reduceat(weights, starts, dtype=np.float64)
+            sizes[sizes == 0] = 1               # as the engine does: such a batch has no loss
         if self.constants is not None:
             # Without an order a portion may be a batch, whose place among all is not known.
             constants = (_constants(portion.y) if portion.order is None

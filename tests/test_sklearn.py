@@ -281,6 +281,20 @@ def test_class_weights_are_sample_weights():
     np.testing.assert_allclose(both.loss_curve_, by_dict.loss_curve_, rtol=0, atol=0.02)
 
 
+@each_problem
+def test_a_batch_without_any_weight_teaches_nothing(kind):
+    x, y, name, more = problem(kind)
+    weights = np.where(np.arange(150) // 50 == 1, 0.0, 1.0)
+    options = {"solver": "sgd", "momentum": 0, "alpha": 0, "shuffle": False, "batch_size": 50,
+               "max_iter": 4, "random_state": 0, **more}
+    own = getattr(ours, name)(**options).fit(x, y, weights)
+    without = getattr(ours, name)(**options).fit(x[weights > 0], y[weights > 0])
+    assert all(map(np.array_equal, own.coefs_, without.coefs_))
+    np.testing.assert_allclose(own.loss_curve_, np.multiply(without.loss_curve_, 2 / 3))
+    own.set_params(alpha=1e-4, momentum=0.9).fit(x, y, weights)
+    assert np.isfinite(own.loss_curve_).all() and own.loss_curve_[-1] < own.loss_curve_[0]
+
+
 @pytest.mark.parametrize("options", [
     {"dropout": 0.3}, {"weight_decay": 0.1}, {"clip_norm": 0.01}, {"layer_norm": True},
     {"activation": "gelu"}, {"activation": ["tanh", "silu"]},
