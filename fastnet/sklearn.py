@@ -46,7 +46,7 @@ from sklearn.utils.validation import (
 )
 
 from fastnet import activations
-from fastnet._convert import _holds_mask, copying, numeric, set_random_state, within
+from fastnet._convert import _holds_mask, copying, numeric, set_random_state, whole, within
 from fastnet._distributed import SharedFitting
 from fastnet._engine import Use
 from fastnet._fitting import Fitting, Portion, Samples, Tally
@@ -468,9 +468,17 @@ class _MLP(BaseMultilayerPerceptron):
         """Return the width of each hidden layer."""
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
+        if min((whole(size, "hidden_layer_sizes") for size in sizes), default=1) <= 0:
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
+
+    def _init_coef(self, fan_in: int, fan_out: int, dtype: np.dtype) -> tuple[Any, Any]:
+        """Return the first weights and bias of a layer, as theirs."""
+        try:
+            found: tuple[Any, Any] = super()._init_coef(fan_in, fan_out, dtype)
+        except (OverflowError, ValueError) as error:        # of a size that no array has
+            raise MemoryError(f"no memory holds {fan_in} x {fan_out} weights") from error
+        return found
 
     def _activations(self, n_hidden: int) -> list[str]:
         """Return the name of each hidden layer's activation."""

@@ -981,6 +981,17 @@ def test_09_networks_whose_sizes_overflow():
             fn.Sequential([fn.Dense(*shape)])
 
 
+def test_09_estimators_whose_sizes_overflow():
+    pytest.importorskip("sklearn")
+    for size in (2**62, 10**400):
+        refuse_by_estimators(
+            [(name, model := make_estimator(), lambda model=model, door=door, size=size: door(
+                model.set_params(hidden_layer_sizes=(size,)))) for name, door in (
+                ("fit", lambda m: m.fit(X, Y)),
+                ("lbfgs", lambda m: m.set_params(solver="lbfgs").fit(X, Y)))],
+            MemoryError, "no memory holds 4 x")
+
+
 FORMS = {name: form for name, form in CONVERTED.items() if not name.startswith("25 list of")}
 
 
@@ -1702,6 +1713,17 @@ def test_49_networks_and_hyper_parameters_that_are_none():
 
 
 # ---- Threads and processes: test_concurrency.py and test_threads.py have more ------------------
+
+@pytest.mark.parametrize("sizes", [(np.nan,), (1.5,), ("a",), (3, None), (True,), ([3, 4],)])
+def test_49_estimators_and_sizes_that_are_none(sizes):
+    pytest.importorskip("sklearn")
+    for name in ("fit", "partial_fit"):
+        model = make_estimator()
+        refuse_by_estimators(
+            [(name, model, lambda model=model, name=name: getattr(
+                model.set_params(hidden_layer_sizes=sizes), name)(X, Y))],
+            TypeError, "hidden_layer_sizes must be an int, got")
+
 
 def test_50_51_a_second_thread_predicts_but_does_not_train():
     net, results = make_network(), []
