@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
-from operator import attrgetter, is_
+from operator import attrgetter, is_, setitem
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,15 @@ from sklearn.utils.validation import (
 )
 
 from fastnet import activations
-from fastnet._convert import _holds_mask, copying, numeric, set_random_state, whole, within
+from fastnet._convert import (
+    Call,
+    _holds_mask,
+    copying,
+    numeric,
+    set_random_state,
+    whole,
+    within,
+)
 from fastnet._distributed import SharedFitting
 from fastnet._engine import Use
 from fastnet._fitting import Fitting, Portion, Samples, Tally
@@ -537,28 +545,52 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _synchronise(self) -> None:
         """Take weights over that somebody put into `coefs_` and `intercepts_`."""
-        dense = vars(self).get("_dense")
-        if dense is None:                       # set by hand, and never fitted
+        if vars(self).get("_dense") is None:    # set by hand, and never fitted
+            coefs = self._listed("coefs_")
+            intercepts = self._listed("intercepts_", len(coefs))
             dtype = np.dtype(np.float32 if all(
-                np.asarray(coef).dtype == np.float32 for coef in self.coefs_) else np.float64)
+                getattr(coef, "dtype", None) == np.float32 for coef in coefs) else np.float64)
             self._random_state = check_random_state(self.random_state)
-            self._build([np.asarray(coef, dtype) for coef in self.coefs_],
-                        [np.asarray(bias, dtype) for bias in self.intercepts_], dtype)
+            self._build([as_floats(coef, f"coefs_[{i}]", dtype) for i, coef in enumerate(coefs)],
+                        [as_floats(bias, f"intercepts_[{i}]", dtype)
+                         for i, bias in enumerate(intercepts)], dtype)
             return
         self.network_.n_threads = self.n_threads
         if self._is_own():
             return
-        for own, given, name in ((self.coefs_, [d.weight for d in dense], "weight"),
-                                 (self.intercepts_, [d.bias for d in dense], "bias")):
-            for index, (now, before) in enumerate(zip(own, given, strict=True)):
-                if now is not before:
-                    setattr(dense[index], name, now)
-                    own[index] = before
+        calls: list[Call] = []
+        for name, places in (("coefs_", [dense.weight for dense in self._dense]),
+                             ("intercepts_", [dense.bias for dense in self._dense])):
+            own, given = getattr(self, name), self._listed(name, len(places))
+            for index, (value, place) in enumerate(zip(given, places, strict=True)):
+                if value is not place:
+                    found = as_floats(value, f"{name}[{index}]", place.dtype)
+                    if found.shape != place.shape:
+                        raise ValueError(f"{name}[{index}] must have shape {place.shape}, got "
+                                         f"{found.shape}")
+                    calls += copying([place], [found.copy()])   # it may be another one's place
+            calls.append((setitem, (own, slice(None), places)) if type(own) is list else
+                         (setattr, (self, name, places)))
+        at_once(calls)
+
+    def _listed(self, name: str, n: int | None = None) -> list[Any]:
+        """Return what `coefs_` or `intercepts_` hold; an error where that is no list of n."""
+        value = getattr(self, name)
+        try:
+            found = list(value)
+        except TypeError as error:
+            raise TypeError(f"{name} must be a list of arrays, got {value!r}") from error
+        if n is not None and len(found) != n:
+            raise ValueError(f"{name} must hold {n} arrays, got {len(found)}")
+        return found
 
     def _is_own(self) -> bool:
         """Return whether `coefs_` and `intercepts_` are the network's arrays."""
-        return all(coef is dense.weight and bias is dense.bias for coef, bias, dense in
-                   zip(self.coefs_, self.intercepts_, self._dense, strict=True))
+        coefs, biases, dense = self.coefs_, self.intercepts_, self._dense
+        return (type(coefs) is list and type(biases) is list
+                and len(coefs) == len(biases) == len(dense)
+                and all(coef is one.weight and bias is one.bias
+                        for coef, bias, one in zip(coefs, biases, dense, strict=True)))
 
     def _loss_of_training(self) -> Loss:
         if self.out_activation_ == "softmax":

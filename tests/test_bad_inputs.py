@@ -1714,6 +1714,61 @@ def test_49_networks_and_hyper_parameters_that_are_none():
 
 # ---- Threads and processes: test_concurrency.py and test_threads.py have more ------------------
 
+WRONG_COEFS = {
+    # row: (what is assigned to coefs_, by what stands there, the error, what it says)
+    "13": (lambda a, b: [a, b + 1j], ValueError, r"coefs_\[1\] must hold .* got dtype complex"),
+    "15": (lambda a, b: [a + 1, "b"], ValueError, r"coefs_\[1\] must hold .* got dtype <U"),
+    "21": (lambda a, b: [a + 1, np.ma.array(b, mask=b > 0)], TypeError,
+           r"coefs_\[1\] must be a plain array, got a masked array"),
+    "22": (lambda a, b: [a.view(np.matrix), b], TypeError, r"coefs_\[0\] .* got a numpy.matrix"),
+    "26": (lambda a, b: [a, None], TypeError, r"coefs_\[1\] must be an array, got None"),
+    "48": (lambda a, b: [a.T, b], ValueError,
+           r"coefs_\[0\] must have shape \(4, 6\), got \(6, 4\)"),
+    "48 None": (lambda a, b: None, TypeError, "coefs_ must be a list of arrays, got None"),
+    "48 one": (lambda a, b: [a], ValueError, "coefs_ must hold 2 arrays, got 1"),
+    "48 three": (lambda a, b: (a, b, b), ValueError, "coefs_ must hold 2 arrays, got 3"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("name", WRONG_COEFS)
+def test_13_15_21_22_26_48_estimators_and_coefs_that_are_none(name, tmp_path):
+    pytest.importorskip("sklearn")
+    assigned, error, match = WRONG_COEFS[name]
+    for call in (lambda m: m.predict(X), lambda m: m.score(X, Y), lambda m: m.partial_fit(X, Y),
+                 lambda m: m.set_params(warm_start=True).fit(X, Y), lambda m: m.frozen(),
+                 lambda m: m.save(tmp_path / "model"), lambda m: m.to_sklearn()):
+        model = quick_estimator()
+        expected, kept = model.predict_proba(X), model.coefs_
+        model.coefs_ = assigned(*kept)
+        for _ in range(2):
+            with pytest.raises(error, match=match):
+                call(model)
+        model.coefs_ = kept
+        assert np.array_equal(model.predict_proba(X), expected)
+    never_fitted = type(model)().from_sklearn(model.to_sklearn())
+    if not name.startswith("48") or assigned(*kept) is None:
+        never_fitted.coefs_ = assigned(*kept)
+        with pytest.raises(error, match=match):
+            never_fitted.predict(X)
+
+
+def test_48_coefs_in_other_places_and_forms():
+    pytest.importorskip("sklearn")
+    model = make_estimator().set_params(hidden_layer_sizes=(4,))
+    quiet(lambda: model.fit(X, np.eye(4)[Y].astype(int)))
+    first, second = (coef.copy() for coef in model.coefs_)
+    held = model.coefs_
+    held.reverse()                                  # each one where the other was
+    model.predict(X)
+    assert model.coefs_ is held
+    assert np.array_equal(model.coefs_[0], second) and np.array_equal(model.coefs_[1], first)
+    model.coefs_ = first.tolist(), second
+    model.predict(X)
+    assert np.array_equal(model.network_.layers[0].weight, first)
+    assert model.coefs_[0] is model.network_.layers[0].weight
+
+
 @pytest.mark.parametrize("sizes", [(np.nan,), (1.5,), ("a",), (3, None), (True,), ([3, 4],)])
 def test_49_estimators_and_sizes_that_are_none(sizes):
     pytest.importorskip("sklearn")
