@@ -220,8 +220,7 @@ class _Trainer(Trainer):
 
     def reported(self, total: float, shares: float, rows: float) -> tuple[float, float]:
         """As of `Trainer`; also gives the optimizer the batch's decay."""
-        if not shares:
-            return total, shares
+        shares = shares or 1.0          # as the engine does, without any weight
         optimizer: Any = self.optimizer
         optimizer.decays = self.alpha * self._entries() / shares / optimizer.factor
         squares = sum(sum_of_squares(layer.weight) for layer in self._network.layers

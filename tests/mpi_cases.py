@@ -240,6 +240,8 @@ def estimators(comm):
             (MLPClassifier, {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1,
                              "class_weight": "balanced", "n_iter_no_change": 2}, w),
             (MLPRegressor, {"alpha": 0.1, "shuffle": False}, w),
+            (MLPClassifier, {"alpha": 0.1, "shuffle": False},   # one batch without any weight
+             np.where(np.arange(len(w)) // 50 == 1, 0, w)),
             (MLPRegressor, {"loss": "poisson", "alpha": 0.1}, w)):
         model = kind(hidden_layer_sizes=(9,), random_state=0, max_iter=15, batch_size=50, **options)
         watched = {} if options.get("early_stopping") else {"X_val": x[:20], "y_val": y[:20]}
