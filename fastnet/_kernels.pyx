@@ -11,6 +11,7 @@ The packed and the fused ones share the twins of the plain ones. Letters are tho
 X, W, b, Z, and dZ for the gradient of the loss by Z.
 """
 from cpython.pycapsule cimport PyCapsule_New
+from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY, NAN, isfinite, log, sqrt
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc

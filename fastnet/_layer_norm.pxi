@@ -5,6 +5,9 @@
 # What is lost where the mean is rounded is taken off as well: next to a large mean it would show.
 
 
+cdef double SMALLEST = FLT_MIN if sizeof(real) == sizeof(float) else DBL_MIN
+
+
 cdef inline double sum_over(
         const real *x, Py_ssize_t width, double mean, bint squares) noexcept nogil:
     """sum_j x_j,  or  sum_j (x_j - mean)^2."""
@@ -54,6 +57,8 @@ cdef void layer_norm_forward(
         mean = sum_over(x, width, 0, False) / width
         stats[2 * i] = mean
         stats[2 * i + 1] = 1 / sqrt(sum_over(x, width, mean, True) / width + eps)
+        if stats[2 * i + 1] < SMALLEST:         # it would count as 0, and the row as constant
+            stats[2 * i + 1] = NAN
         shift, factor = broadcast(<real>mean), broadcast(<real>stats[2 * i + 1])
         rest = rest_of(mean, stats[2 * i + 1])
         for j from 0 <= j < width by LANES:

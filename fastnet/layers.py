@@ -230,7 +230,8 @@ def _shown(dtype: np.dtype) -> str:
 class LayerNorm(WeightedLayer):
     """Layer normalization: `y = weight * (x - mean) / sqrt(variance + eps) + bias`.
 
-    Mean and variance are those of each row, so a sample's result does not depend on the batch.
+    Mean and variance are those of each row, so a sample's result does not depend on the batch. A
+    row whose deviation has no inverse of the dtype, as it is above 8.5e37 or 1.3e154, becomes NaN.
     Backward: with `h = (x - mean) / sqrt(variance + eps)`, `g = weight * dy` and means along the
     row, `dx = (g - mean(g) - h * mean(g * h)) / sqrt(variance + eps)`,
     `weight_grad = (dy * h).sum(axis=0)`, `bias_grad = dy.sum(axis=0)` (Ba, Kiros, Hinton, 2016).

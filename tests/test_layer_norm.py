@@ -238,6 +238,18 @@ def test_what_is_not_finite_spoils_its_row(shape, value, dtype, rng):
     assert np.isnan(found["dweight"]).all() and np.isfinite(found["dbias"]).all()
 
 
+def test_a_row_too_far_apart_is_nan_and_not_constant(dtype):
+    far = 1e37 if dtype == np.float32 else 1e150
+    for factor, fits in ((1, True), (30 if dtype == np.float32 else 1e5, False)):
+        x = np.array([[far, -far, 0, 0]], dtype) * dtype.type(factor)
+        layer = fn.LayerNorm(4, dtype=dtype)
+        y = layer.forward(np.vstack([x, np.ones_like(x)]))
+        assert np.isnan(y[0]).all() != fits and not y[1].any()
+        if fits:
+            np.testing.assert_allclose(y[0], [2**0.5, -(2**0.5), 0, 0], rtol=1e-6)
+            assert np.isfinite(layer.backward(np.ones_like(y))).all()
+
+
 def test_a_subnormal_argument_counts_as_zero(dtype):
     tiny = np.finfo(dtype).tiny
     X = np.array([[1, 0.5, 0.25, 0]]).astype(dtype) * tiny / 2
