@@ -9,6 +9,7 @@ import pytest
 import fastnet as fn
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)        # its second one waits for long where a core is busy
 hypothesis = pytest.importorskip("hypothesis")
 from drawn_networks import ANY, KINDS, networks, tried  # noqa: E402
 
