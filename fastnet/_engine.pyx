@@ -115,7 +115,8 @@ cdef class Objective:
         Half of this times the sum of all weights' squares is added to the sum of a batch's losses,
         for what is reported; the optimizer's decay makes it count.
     by_rows : bool
-        What is reported for several batches counts each by its rows, not by its weights.
+        What is reported for several batches counts each by its rows, not by its weights, unless
+        these are all 0.
     """
 
     cdef Loss loss
@@ -1182,8 +1183,10 @@ cdef class Engine:
                 if tuner != NULL and some == batch_size:
                     end = seconds_now()
                     took(tuner, end - begin, 1, end)
-                total += value * (some if objective.by_rows else share)
-                shares += share if objective.mean and not objective.by_rows else some
+                if objective.by_rows and share != 0:        # a batch without any weight is none
+                    share = some
+                total += value * share
+                shares += share if objective.mean or objective.by_rows else some
                 first += some
                 work += per_step
                 if work > WORK_BETWEEN_SIGNALS and first < n:

@@ -809,7 +809,7 @@ class Sequential(Chain):
             validation = trainer.samples(x_val, y_val, (more or [None])[0], others)
         progress = [Progress()] if verbose else []
         with self._use.training:
-            before = self._current_fit          # a callback may fit as well
+            before, stops = self._current_fit, self.stop_training   # a callback may fit as well
             try:
                 trainer.forget_pending()
                 self.stop_training = False
@@ -820,6 +820,8 @@ class Sequential(Chain):
                 return fitting.run()
             finally:
                 self._current_fit = before
+                if before is not None:
+                    self.stop_training = stops
                 trainer._pending = None         # as `forget_pending`, for which there may be no
                 if self._engine is not None:    # memory
                     self._engine.forget_pending()

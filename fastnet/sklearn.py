@@ -13,7 +13,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral, Real
 from operator import attrgetter, is_, setitem
@@ -220,8 +220,10 @@ class _Trainer(Trainer):
 
     def reported(self, total: float, shares: float, rows: float) -> tuple[float, float]:
         """As of `Trainer`; also gives the optimizer the batch's decay."""
-        shares = shares or 1.0          # as the engine does, without any weight
         optimizer: Any = self.optimizer
+        if shares == 0:                 # as the engine does, without any weight
+            optimizer.decays = 0.0
+            return 0.0, 0.0
         optimizer.decays = self.alpha * self._entries() / shares / optimizer.factor
         squares = sum(sum_of_squares(layer.weight) for layer in self._network.layers
                       if isinstance(layer, Dense))
@@ -255,15 +257,15 @@ class _Trainer(Trainer):
         if weights is not None:
             weights = weights if portion.order is None else weights[portion.order]
             sizes = np.add.reduceat(weights, starts, dtype=np.float64)
-            sizes[sizes == 0] = 1               # as the engine does: such a batch has no loss
         if self.constants is not None:
             # Without an order a portion may be a batch, whose place among all is not known.
             constants = (_constants(portion.y) if portion.order is None
                          else self.constants[portion.order])
             constants = constants if weights is None else constants * weights
-            tally.total += float(np.dot(np.add.reduceat(constants, starts) / sizes, counts))
+            tally.total += float(np.dot(
+                _divided(np.add.reduceat(constants, starts), sizes), counts))
         optimizer: Any = self.optimizer
-        optimizer.decays = self.alpha / sizes / optimizer.factor
+        optimizer.decays = _divided(self.alpha, sizes) / optimizer.factor
         self._sized = n
 
     def gradients(self, X: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> float:
@@ -285,6 +287,12 @@ class _Trainer(Trainer):
             return tally
         self._add_constants(tally, samples.y, samples.weights)
         return tally
+
+
+def _divided(numbers: Any, sizes: np.ndarray) -> np.ndarray:
+    """Return the quotients, and 0 for batches without any weight, which have no loss nor decay."""
+    found: np.ndarray = np.divide(numbers, sizes, out=np.zeros_like(sizes), where=sizes != 0)
+    return found
 
 
 def _constants(target: np.ndarray) -> np.ndarray:
@@ -392,10 +400,17 @@ class _Convergence(Callback):
         if own.verbose:
             print(message)
 
+    def _answers(self) -> str:
+        """Return what the estimator's answers mean, in words."""
+        own = self.estimator
+        classes = f" of {own.classes_.tolist()}" if is_classifier(own) else ""
+        return f"{type(own).__name__}, {own.out_activation_}{classes}"
+
     def state_dict(self) -> dict[str, Any]:
         """Return the books, and the best parameters that early stopping has found."""
         own = self.estimator
-        return {"books": {name: getattr(own, name) for name in OF_EPOCHS if hasattr(own, name)},
+        return {"answers": self._answers(),
+                "books": {name: getattr(own, name) for name in OF_EPOCHS if hasattr(own, name)},
                 "best": None if self.validation is None else own._best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -409,6 +424,8 @@ class _Convergence(Callback):
 
     def _check_state(self, state: Any, parameters: dict[str, Any]) -> None:
         books, stops_early = state["books"], self.validation is not None
+        if state["answers"] != self._answers():
+            raise ValueError(f"it is of {state['answers']!s:.100}, not {self._answers():.100}")
         if set(books) != set(OF_EPOCHS):
             raise ValueError(f"its books are {', '.join(map(str, books))}")
         _check_books(vars(self.estimator) | books, True)
@@ -473,8 +490,10 @@ class _MLP(BaseMultilayerPerceptron):
 
     def _sizes(self) -> list[int]:
         """Return the width of each hidden layer."""
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        try:
+            sizes = list(self.hidden_layer_sizes)
+        except TypeError:
+            sizes = [self.hidden_layer_sizes]
         if min((whole(size, "hidden_layer_sizes") for size in sizes), default=1) <= 0:
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
@@ -985,6 +1004,9 @@ class _MLP(BaseMultilayerPerceptron):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a pickle; optimizers of older versions do not say what they were made of."""
         super().__setstate__(state)
+        if "_dense" in vars(self):
+            with suppress(TypeError, ValueError):       # for which there is a better time
+                self._synchronise()                     # the network has another buffer
         optimizer = vars(self).get("_optimizer")
         if optimizer is not None and not hasattr(optimizer, "options"):
             optimizer.options = self._optimizer_options()

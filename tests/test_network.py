@@ -1484,6 +1484,22 @@ def test_a_network_is_compiled_before_or_after_its_fit():
     net.compile(fn.SGD(0.0))
 
 
+def test_a_fit_in_a_callback_stops_for_itself():
+    def stops(callbacks, inner):
+        net = small()
+        net.fit(X20, Y20, epochs=1, verbose=0, rng=0)
+        early = fn.callbacks.EarlyStopping("loss", min_delta=1e9, patience=1)
+        fits = Calls(lambda: net.fit(X20, Y20, epochs=3, verbose=0, rng=0,
+                                     callbacks=[early] if inner else []))
+        if callbacks:
+            last = Calls(lambda: setattr(net, "stop_training", True))
+            return net.fit(X20, Y20, epochs=4, verbose=0, rng=0, callbacks=[last, fits])
+        return net.fit(X20, Y20, epochs=4, verbose=0, rng=0, callbacks=[fits])
+
+    assert len(stops(False, True).loss) == 4        # the inner one's is not the outer one's
+    assert len(stops(True, False).loss) == 1        # nor the other way round
+
+
 class Tripled(fn.Sequential):
     """Its constructor takes something else than layers, and adds one."""
 

@@ -285,12 +285,12 @@ def test_class_weights_are_sample_weights():
 def test_a_batch_without_any_weight_teaches_nothing(kind):
     x, y, name, more = problem(kind)
     weights = np.where(np.arange(150) // 50 == 1, 0.0, 1.0)
-    options = {"solver": "sgd", "momentum": 0, "alpha": 0, "shuffle": False, "batch_size": 50,
+    options = {"solver": "sgd", "momentum": 0, "alpha": 0.5, "shuffle": False, "batch_size": 50,
                "max_iter": 4, "random_state": 0, **more}
     own = getattr(ours, name)(**options).fit(x, y, weights)
-    without = getattr(ours, name)(**options).fit(x[weights > 0], y[weights > 0])
+    without = getattr(ours, name)(**options).fit(x[weights > 0], y[weights > 0], np.ones(100))
     assert all(map(np.array_equal, own.coefs_, without.coefs_))
-    np.testing.assert_allclose(own.loss_curve_, np.multiply(without.loss_curve_, 2 / 3))
+    np.testing.assert_allclose(own.loss_curve_, without.loss_curve_)
     own.set_params(alpha=1e-4, momentum=0.9).fit(x, y, weights)
     assert np.isfinite(own.loss_curve_).all() and own.loss_curve_[-1] < own.loss_curve_[0]
 
@@ -409,6 +409,34 @@ def test_60_61_a_checkpoint_whose_books_are_made_up(changed, tmp_path):
         own.fit(x, y)
     assert np.array_equal(own.predict_proba(x), before[0])
     assert (own.t_, own.loss_curve_) == before[1:]
+
+
+def test_60_61_a_checkpoint_of_other_answers(tmp_path):
+    """Its losses and its classes mean something else."""
+    x, y, *_ = problem("classes")
+    checkpoint = fn.callbacks.Checkpoint(tmp_path / "fit", resume=True)
+    options = {"hidden_layer_sizes": (5,), "random_state": 0, "callbacks": [checkpoint]}
+    ours.MLPClassifier(**options, max_iter=3).fit(x, y)
+    for kind, answers in ((ours.MLPClassifier, y.max() - y), (ours.MLPClassifier, y.astype(str)),
+                          (ours.MLPRegressor, np.eye(4)[y // 10])):
+        with pytest.raises(fn.ModelFileError, match="it is of MLPClassifier, softmax of"):
+            kind(**options, max_iter=4).fit(x, answers + ("!" if answers.dtype.kind == "U" else 7))
+    assert ours.MLPClassifier(**options, max_iter=5).fit(x, y).n_iter_ == 5
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_coefs_of_a_copy_are_its_networks(copied):
+    own, x, _ = trained("classes")
+    other = copied(own)
+    other.coefs_[0] *= 0
+    other.intercepts_[0][:] = 0
+    assert not other.network_.layers[0].weight.any() and own.coefs_[0].any()
+    own.coefs_ = [coef + 1 for coef in own.coefs_]          # and nobody has looked at them yet
+    assert np.array_equal(copied(own).coefs_[0], own.coefs_[0])
+    assert np.array_equal(copied(own).predict_proba(x), own.predict_proba(x))
+    own.coefs_ = [coef[1:] for coef in own.coefs_]
+    with pytest.raises(ValueError, match=r"coefs_\[0\] must have shape"):
+        copied(own).predict(x)
 
 
 @each_problem
