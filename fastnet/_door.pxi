@@ -160,7 +160,8 @@ cdef bint door_dense_update(
     reads(&a, X, n * n_in, sizeof(real), False)
     reads(&a, dZ, n * n_out, sizeof(real), False)
     writes(&a, dX, n * n_in, sizeof(real), True, False)
-    writes(&a, dW, min(together, rows) * n_out, sizeof(real), False, False)
+    if n != 1:                      # a single sample's goes into the update without being stored
+        writes(&a, dW, min(together, rows) * n_out, sizeof(real), False, False)
     writes(&a, W, n_in * n_out, sizeof(real), False, False)
     writes(&a, A, n_in * n_out, sizeof(real), True, False)
     writes(&a, B, n_in * n_out, sizeof(real), True, False)
