@@ -137,7 +137,7 @@ def numeric(value: Any, name: str) -> np.ndarray:
     if hasattr(value, "tocsr"):
         raise TypeError(f"{name} must be a dense array, got a sparse {type(value).__name__}; "
                         "call toarray()")
-    masked = _holds_mask(value)
+    masked = holds_mask(value)
     try:
         array = value if masked else np.asanyarray(value)
     except ValueError as error:
@@ -155,11 +155,11 @@ def numeric(value: Any, name: str) -> np.ndarray:
     return np.asarray(array)
 
 
-def _holds_mask(value: Any, depth: int = 64) -> bool:
+def holds_mask(value: Any, depth: int = 64) -> bool:
     """Return whether a mask stands somewhere in nested lists, where NumPy does not see it."""
     if isinstance(value, (list, tuple)):
         return depth > 0 and not _NUMBERS.issuperset(map(type, value)) and any(
-            _holds_mask(one, depth - 1) for one in value)
+            holds_mask(one, depth - 1) for one in value)
     return isinstance(value, np.ma.MaskedArray)
 
 

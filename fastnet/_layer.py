@@ -139,6 +139,19 @@ def listed(layers: Any) -> list[Any]:
         raise TypeError(f"layers must be a sequence of layers, got {layers!r}") from error
 
 
+def chained(layers: Any) -> tuple[Any, ...]:
+    """Return layers that stand one after the other; TypeError, ValueError for what cannot."""
+    found = tuple(listed(layers))
+    if not found:
+        raise ValueError("layers must hold at least 1 layer, got 0")
+    for layer in found:
+        if not is_layer(layer):
+            raise TypeError(f"layers must hold layers, got {layer!r}")
+        if getattr(layer, "takes_two", False):
+            raise TypeError(f"{layer!r} takes two inputs, and cannot stand in a sequence")
+    return found
+
+
 def check_apart(out: Any, given: Any, name: str) -> None:
     """ValueError where `out` overlaps what is still to be read when it is written."""
     if isinstance(out, np.ndarray) and isinstance(given, np.ndarray):

@@ -34,10 +34,10 @@ from fastnet._layer import (
     Layer,
     Seed,
     WeightedLayer,
+    chained,
     check_apart,
     float_type,
     is_layer,
-    listed,
 )
 from fastnet.activations import (
     ELU,
@@ -410,14 +410,7 @@ class Residual(Chain):
     def __init__(self, layers: Sequence[Any]) -> None:
         if is_layer(layers):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
-        vars(self)["layers"] = tuple(listed(layers))
-        if not self.layers:
-            raise ValueError("layers must hold at least 1 layer, got 0")
-        for layer in self.layers:
-            if not is_layer(layer):
-                raise TypeError(f"layers must hold layers, got {layer!r}")
-            if getattr(layer, "takes_two", False):
-                raise TypeError(f"{layer!r} takes two inputs, and cannot stand in a sequence")
+        vars(self)["layers"] = chained(layers)
 
     @property
     def layers(self) -> tuple[Any, ...]:

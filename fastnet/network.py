@@ -30,9 +30,8 @@ from fastnet._fitting import Batches, Fitting, Portion, Samples, lazy_rows
 from fastnet._layer import (
     Chain,
     WeightedLayer,
+    chained,
     check_apart,
-    is_layer,
-    listed,
 )
 from fastnet._ranks import Ranks, all_or_none, ranks_of, splits
 from fastnet._state_file import write_state
@@ -299,15 +298,8 @@ class Sequential(Chain):
             raise RuntimeError("a network is made once: make another one")
         if hasattr(layers, "forward") or isinstance(layers, (str, bytes)):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}")
-        self._layers = tuple(listed(layers))
-        if not self._layers:
-            raise ValueError("layers must hold at least 1 layer, got 0")
+        self._layers = chained(layers)
         every = list(_flat(self._layers))
-        for layer in every:
-            if not is_layer(layer):
-                raise TypeError(f"layers must hold layers, got {layer!r}")
-            if getattr(layer, "takes_two", False):
-                raise TypeError(f"{layer!r} takes two inputs, and cannot stand in a sequence")
         if len({id(layer) for layer in every}) < len(every):
             raise ValueError("layers must hold each layer once, but one came twice")
         self._check_free(every)

@@ -48,8 +48,8 @@ from sklearn.utils.validation import (
 from fastnet import activations
 from fastnet._convert import (
     Call,
-    _holds_mask,
     copying,
+    holds_mask,
     numeric,
     set_random_state,
     whole,
@@ -443,7 +443,7 @@ class _Convergence(Callback):
 def _naming(**given: Any) -> Iterator[None]:
     """Refuse by name what scikit-learn does not: masks, and whole numbers too large for floats."""
     for name, value in given.items():
-        if _holds_mask(value):
+        if holds_mask(value):
             numeric(value, name)
     try:
         yield

@@ -761,18 +761,25 @@ def test_49_a_state_that_would_not_come_back_is_refused_when_it_is_written(value
     assert list(tmp_path.iterdir()) == []
 
 
+class Counts(Checkpoint):
+    """Removes its file before each epoch's end, and remembers what was written, by epoch."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.written = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.path.unlink(missing_ok=True)
+        super().on_epoch_end(epoch, logs)
+        if self.path.exists():
+            self.written[epoch + 1] = read_state(self.path, "network")
+
+
 @pytest.mark.parametrize("every, epochs", [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (5, [5]), (6, [])])
 def test_files_are_written_every_so_many_epochs(every, epochs, tmp_path):
-    class Counts(Checkpoint):
-        def on_epoch_end(self, epoch, logs=None):
-            self.path.unlink(missing_ok=True)
-            super().on_epoch_end(epoch, logs)
-            if self.path.exists():
-                found.append(epoch + 1)
-
-    found = []
-    fit(make_network(), Counts(tmp_path / "c", every), epochs=5)
-    assert found == epochs
+    checkpoint = Counts(tmp_path / "c", every)
+    fit(make_network(), checkpoint, epochs=5)
+    assert list(checkpoint.written) == epochs
 
 
 def test_with_monitor_the_file_has_the_best_epoch(tmp_path):
@@ -788,18 +795,11 @@ def test_with_monitor_the_file_has_the_best_epoch(tmp_path):
     ((3, 1, 2, 2, 2, 2), [2]), ((3, 4, 1, 2, 0, 1), []), ((3, 2, 4, 1, 2, 2), [2, 4]),
     ((math.nan, 3, 1, 2, 2, 0), [2, 6])])
 def test_with_monitor_all_epochs_are_looked_at_and_some_may_be_written(figures, written, tmp_path):
-    class Counts(Checkpoint):
-        def on_epoch_end(self, epoch, logs=None):
-            self.path.unlink(missing_ok=True)
-            super().on_epoch_end(epoch, logs)
-            if self.path.exists():
-                found.append(epoch + 1)
-                bests.append(read_state(self.path, "network")["fit"]["callbacks"][0][1]["best"])
-
-    found, bests = [], []
-    fit(make_network(metrics=[Scripted(*figures)]),
-        Counts(tmp_path / "c", every=2, monitor="figure"), epochs=6)
-    assert found == written and bests == [figures[epoch - 1] for epoch in written]
+    checkpoint = Counts(tmp_path / "c", every=2, monitor="figure")
+    fit(make_network(metrics=[Scripted(*figures)]), checkpoint, epochs=6)
+    assert {epoch: dict(state["fit"]["callbacks"])["Counts"]["best"]
+            for epoch, state in checkpoint.written.items()} == {
+                epoch: figures[epoch - 1] for epoch in written}
 
 
 def test_the_best_figure_of_before_counts_after_going_on(tmp_path):
